@@ -1,0 +1,1 @@
+"""Studies and benchmarks: run them with `python -m experiments.NAME`."""

@@ -1,0 +1,1 @@
+"""hiperjax: training LLM agents for long tasks, in JAX."""

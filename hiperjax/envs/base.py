@@ -1,0 +1,88 @@
+"""The contract of a world: text in, text out, one task at a time.
+
+A `Suite` is a family of tasks with named splits; it makes environments and experts. A `TextEnv` is
+one live episode. Turn limits are the rollout's affair: an environment says `terminated`, and never
+`truncated`, unless its own rules cut an episode. Nothing here imports jax.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from hiperjax.types import Observation
+
+
+class Step(NamedTuple):
+    """Result of one action, in Gymnasium's order."""
+
+    observation: Observation
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: Mapping[str, Any]
+    """`success: bool` always; anything else is the environment's own."""
+
+
+class TextEnv(abc.ABC):
+    """One episode at a time of a text world; deterministic given the task."""
+
+    @abc.abstractmethod
+    def reset(self, task_id: str) -> Observation:
+        """Open a task. Raises `KeyError` naming the task if the suite has none such."""
+
+    @abc.abstractmethod
+    def step(self, action: str) -> Step:
+        """Act. Any string is a legal argument: what the world does not understand is a no-op."""
+
+    def close(self) -> None:  # noqa: B027 - most worlds hold nothing
+        """Release what the environment holds."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What an expert does at one turn: its decision in the three parts of a reply."""
+
+    switch: bool
+    subgoal: str
+    """The subgoal in force (repeated where `switch` is False)."""
+    action: str
+
+
+class Expert(abc.ABC):
+    """A scripted policy that speaks Plan-Execute and sees only observations."""
+
+    @abc.abstractmethod
+    def reset(self, observation: Observation) -> None:
+        """Begin an episode."""
+
+    @abc.abstractmethod
+    def plan(self, observation: Observation) -> Plan:
+        """Decide one turn. Called once a turn with the current observation."""
+
+
+class Suite(abc.ABC):
+    """A family of tasks: the one object through which the rest of the program sees a world."""
+
+    name: str
+    role: str
+    """One sentence for the prompt: who the agent is in this world."""
+    splits: tuple[str, ...]
+    max_turns: int
+    """The usual turn limit, used where the run's config sets none."""
+
+    @abc.abstractmethod
+    def tasks(self, split: str) -> Sequence[str]:
+        """Task ids of a split, in a fixed order. May be a lazy sequence."""
+
+    @abc.abstractmethod
+    def task_type(self, task_id: str) -> str:
+        """The kind of task, for tables per type."""
+
+    @abc.abstractmethod
+    def make_env(self) -> TextEnv:
+        """A new environment that can open any task of the suite."""
+
+    @abc.abstractmethod
+    def make_expert(self, seed: int, noise: float = 0.0) -> Expert:
+        """A scripted expert; `noise` in [0, 1] is its share of random admissible actions."""

@@ -1,0 +1,1 @@
+"""Wing 2: what turns are worth."""

@@ -1,0 +1,1 @@
+"""Model definitions (flax.nnx); knows nothing of rewards, turns or tags."""

@@ -1,0 +1,129 @@
+"""The nouns of the project: an importable glossary, no behaviour beyond tiny properties.
+
+Axes: `B` trajectories, `T` turn slots a trajectory, `N` rows (one row = one turn, padded to a
+bucket), `L` tokens a row. Tokens live in rows `[N, L]`; credit lives in a grid `[B, T]` of scalars;
+`TurnGrid.row` is the only bridge between the two.
+
+This module never imports jax: environment workers import it before XLA wakes.
+"""
+
+import dataclasses
+import enum
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+Span = tuple[int, int]
+"""Half-open range of token positions inside a reply; `(0, 0)` where a block is absent."""
+
+
+class Ending(enum.Enum):
+    """Why an episode ended."""
+
+    TERMINATED = "terminated"
+    """The environment reached a terminal state: nothing is left to be valued."""
+    TRUNCATED = "truncated"
+    """The turn limit cut the episode: the state after the last turn still has a value."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Observation:
+    """What the agent may see at one turn."""
+
+    text: str
+    """What the environment says now."""
+    task: str
+    """The instruction of the whole episode."""
+    admissible: tuple[str, ...]
+    """The commands the environment accepts now, in its own order."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Blocks:
+    """One parsed Plan-Execute reply: what is in force at this turn, and where it was written."""
+
+    switch: bool
+    """True where this turn opens a segment (always at turn 0)."""
+    subgoal: str
+    """The subgoal in force at this turn, after carrying."""
+    action: str
+    """The command sent to the environment."""
+    switch_span: Span
+    subgoal_span: Span
+    action_span: Span
+    well_formed: bool
+    """False where the reply broke the format; the subgoal in force is then kept."""
+    keep_violation: bool = False
+    """True where the reply said KEEP and wrote another subgoal."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Turn:
+    """One prompt, one reply, one environment step."""
+
+    prompt_ids: np.ndarray
+    """int32 [prompt tokens]"""
+    response_ids: np.ndarray
+    """int32 [reply tokens], the stop token included"""
+    behavior_logprobs: np.ndarray
+    """float32 [reply tokens]: log-prob of each token under the policy that sampled it"""
+    blocks: Blocks
+    reward: float
+    """The environment's own reward, unshaped."""
+    observation: str = ""
+    """Raw observation the turn was taken at: the anchor of group estimators."""
+    admissible: bool = True
+    """Whether the action stood in the admissible list."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One episode, at least one turn long."""
+
+    task_id: str
+    turns: tuple[Turn, ...]
+    ending: Ending
+    success: bool
+    final_prompt_ids: np.ndarray | None = None
+    """int32: the prompt after the last turn of a truncated episode, where its value is read"""
+    final_observation: str = ""
+    """Raw observation after the last action."""
+
+    def __post_init__(self) -> None:
+        if not self.turns:
+            raise ValueError(f"trajectory of task {self.task_id}: no turns; expected at least one")
+
+
+class TurnRows(NamedTuple):
+    """Tokens of a batch: one row a turn, prompt then reply, right-padded."""
+
+    tokens: Int[Any, "N L"]
+    token_mask: Bool[Any, "N L"]
+    """prompt and reply, not padding"""
+    response_mask: Bool[Any, "N L"]
+    switch_mask: Bool[Any, "N L"]
+    subgoal_mask: Bool[Any, "N L"]
+    action_mask: Bool[Any, "N L"]
+    behavior_logprobs: Float[Any, "N L"]
+    """at the position of the token itself; zero elsewhere"""
+    value_at: Int[Any, "N 3"]
+    """position whose hidden state the heads read, in the order low, high, term"""
+    row_mask: Bool[Any, " N"]
+    """False for zero-weight padding rows"""
+
+
+class TurnGrid(NamedTuple):
+    """Scalars of a batch: `B` trajectories of at most `T` turns."""
+
+    row: Int[Any, "B T"]
+    """row of each turn; 0 where masked"""
+    mask: Bool[Any, "B T"]
+    boundary: Bool[Any, "B T"]
+    reward: Float[Any, "B T"]
+    terminated: Bool[Any, " B"]
+
+
+class PackedBatch(NamedTuple):
+    rows: TurnRows
+    grid: TurnGrid
