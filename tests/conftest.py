@@ -54,7 +54,7 @@ def strict_dtypes(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def shared() -> Callable[[str], pathlib.Path]:
-    """Path of a file of the data folder beside the repository; skips the test where it is absent."""
+    """Path of a file of the data folder beside the repository; skips where it is absent."""
 
     def find(name: str) -> pathlib.Path:
         path = SHARED / name
