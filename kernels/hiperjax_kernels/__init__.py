@@ -1,0 +1,1 @@
+"""Credit-assignment and sequence kernels in JAX; knows arrays and nothing of hiperjax."""
