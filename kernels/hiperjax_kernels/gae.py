@@ -33,8 +33,8 @@ def gae(
 ) -> GaeOutputs:
     """GAE of one stream.
 
-    Special cases: lambda 0 is the one-step TD error; lambda 1 is the discounted return (continued by
-    `bootstrap`) minus the value. It is HAE's low stream on a trajectory of one segment.
+    Special cases: lambda 0 is the one-step TD error; lambda 1 is the discounted return
+    (continued by `bootstrap`) minus the value. It is HAE's low stream where there is one segment.
 
     Args:
       reward, value: per slot.

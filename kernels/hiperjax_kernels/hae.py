@@ -1,8 +1,8 @@
 """Hierarchical Advantage Estimation: one trajectory is one reverse scan.
 
-Three advantages a turn: `low` for the action, `high` for the subgoal (at boundaries), `term` for the
-decision to switch. A boundary is the first turn of a segment, a segment a maximal run of turns under
-one subgoal.
+Three advantages a turn: `low` for the action, `high` for the subgoal (at boundaries), `term` for
+the decision to switch. A boundary is the first turn of a segment, a segment a maximal run of turns
+under one subgoal.
 
 The recursion, for a turn t whose successor t+1 is live, with g_t the discount and r_t the reward:
 
@@ -20,17 +20,17 @@ has g_t = 0, a truncated one keeps its discount and is continued by the bootstra
 
 `lambda_boundary` (0 in the paper) lets credit pass a boundary. At 0 the low and the switch return
 end at the boundary and trust V_high there, whatever the other lambdas: that is the estimator's
-variance reduction and its bias. Replacing V_high by the mixture V_high + lambda_boundary A_high
-telescopes: with all lambdas 1, G_t + D_t = r_t + g_t (G_{t+1} + D_{t+1}) on both sides of a boundary,
-so R_low, R_high and R_term are all the episode's own return, and the estimator is unbiased for any
-critic while each stream keeps its own baseline. (That the switch stream needs nothing but
-lambda_boundary D_t: let E be the difference between its return and G. At a boundary
-E_t = g_t lambda_boundary A_high_{t+1}, elsewhere E_t = g_t E_{t+1}: lambda_boundary times D's own
-recursion.)
+variance reduction and its bias. In its place stands the mixture V_high + lambda_boundary A_high.
+With all lambdas 1 it telescopes: G_t + D_t = r_t + g_t (G_{t+1} + D_{t+1}) on both sides of a
+boundary, so R_low, R_high and R_term are all the episode's own return, and the estimator is
+unbiased for any critic while each stream keeps its own baseline. (Why the switch stream needs
+nothing but lambda_boundary D_t: let E be its return less G. At a boundary
+E_t = g_t lambda_boundary A_high_{t+1}, elsewhere E_t = g_t E_{t+1}: lambda_boundary times the
+recursion of D.)
 
-Special cases: no boundary after turn 0: A_low is flat GAE(lambda_turn) on V_low, and A_high_0 is the
-discounted return minus V_high_0. Every turn a boundary: A_high is flat GAE(lambda_segment) on V_high
-and, at lambda_boundary 0, A_low is the one-step TD error r_t + g_t V_high_{t+1} - V_low_t.
+Special cases. No boundary after turn 0: A_low is flat GAE(lambda_turn) on V_low, and A_high_0 is
+the discounted return minus V_high_0. Every turn a boundary: A_high is flat GAE(lambda_segment) on
+V_high and, at lambda_boundary 0, A_low is the one-step TD error r_t + g_t V_high_{t+1} - V_low_t.
 
 Reference: HiPER (arXiv 2602.16165). `R_high` is defined at every turn, not only at boundaries: the
 return if t were one, so that V_high can be fitted wherever it may be read.
@@ -42,8 +42,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
-
-Scalar = Float[Array, ""]
 
 
 class HaeInputs(NamedTuple):
@@ -104,9 +102,9 @@ class Turn(NamedTuple):
 def hae(
     inputs: HaeInputs,
     *,
-    lambda_turn: float | Scalar = 1.0,
-    lambda_segment: float | Scalar = 0.95,
-    lambda_boundary: float | Scalar = 0.0,
+    lambda_turn: float | Float[Array, ""] = 1.0,
+    lambda_segment: float | Float[Array, ""] = 0.95,
+    lambda_boundary: float | Float[Array, ""] = 0.0,
 ) -> HaeOutputs:
     """HAE of one trajectory; the module's docstring has the recursion.
 
@@ -136,9 +134,9 @@ def hae(
 def hae_batch(
     inputs: HaeInputs,
     *,
-    lambda_turn: float | Scalar = 1.0,
-    lambda_segment: float | Scalar = 0.95,
-    lambda_boundary: float | Scalar = 0.0,
+    lambda_turn: float | Float[Array, ""] = 1.0,
+    lambda_segment: float | Float[Array, ""] = 0.95,
+    lambda_boundary: float | Float[Array, ""] = 0.0,
 ) -> HaeOutputs:
     """HAE of a batch `[B, T]` of trajectories, independent of each other."""
     one = partial(
@@ -161,9 +159,9 @@ def step_back(
     after: Successor,
     turn: Turn,
     *,
-    lambda_turn: float | Scalar,
-    lambda_segment: float | Scalar,
-    lambda_boundary: float | Scalar,
+    lambda_turn: float | Float[Array, ""],
+    lambda_segment: float | Float[Array, ""],
+    lambda_boundary: float | Float[Array, ""],
 ) -> tuple[Successor, HaeOutputs]:
     """One turn of the reverse recursion; a masked slot passes its successor through."""
     g_t = turn.reward + turn.discount * after.segment_return

@@ -1,0 +1,122 @@
+"""What goes into a credit estimator and what comes out: the nouns of `advantages.py`."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+
+class CreditInputs(NamedTuple):
+    """Scalars of a batch, `[B, T]` a turn and `[B]` a trajectory; masked slots are ignored.
+
+    The optional fields serve the estimators that name them; a missing one is an error there.
+    """
+
+    reward: Float[Array, "B T"]
+    """shaped reward of the turn"""
+    mask: Bool[Array, "B T"]
+    boundary: Bool[Array, "B T"]
+    """first turn of a segment"""
+    terminated: Bool[Array, " B"]
+    """False where the turn limit cut the episode"""
+    v_low: Float[Array, "B T"]
+    """low head after the subgoal block"""
+    v_high: Float[Array, "B T"]
+    """high head on the prompt"""
+    v_term: Float[Array, "B T"]
+    """term head on the prompt"""
+    bootstrap_low: Float[Array, " B"]
+    """value of the state after the last turn; used where the episode was truncated"""
+    bootstrap_high: Float[Array, " B"]
+    bootstrap_term: Float[Array, " B"]
+    low_fit: Bool[Array, "B T"] | None = None
+    """turns with a position after the subgoal: elsewhere the term value is the low baseline, and
+    the low head is not fitted (a low value read at the prompt paid for malformed replies)"""
+    has_subgoal: Bool[Array, "B T"] | None = None
+    """turns with subgoal tokens; None: all"""
+    has_switch: Bool[Array, "B T"] | None = None
+    """turns with switch tokens; None: all"""
+    switch: Bool[Array, "B T"] | None = None
+    """the decision as sampled (`boundary` is True at turn 0 whatever was said)"""
+    switch_prob: Float[Array, "B T"] | None = None
+    """probability of SWITCH under the behavior policy"""
+    v_keep: Float[Array, "B T"] | None = None
+    """low head read on the prompt, where the old subgoal is still the one in force"""
+    success: Bool[Array, " B"] | None = None
+    group_id: Int[Array, " B"] | None = None
+    """equal for episodes of one task"""
+    state_id: Int[Array, "B T"] | None = None
+    """identity of the raw observation of the turn"""
+    final_state_id: Int[Array, " B"] | None = None
+    """identity of the observation after the last action"""
+    invalid: Bool[Array, "B T"] | None = None
+    """malformed replies, for the estimators that penalize a row's score"""
+    n_tok: Int[Array, "B T"] | None = None
+    """reply tokens of the turn: weights of token-level statistics"""
+    milestone: Bool[Array, "B T"] | None = None
+    """turns whose action completes a milestone"""
+
+
+class Credit(NamedTuple):
+    """Raw advantages and value targets of the three streams, zero where their mask is False."""
+
+    adv_low: Float[Array, "B T"]
+    adv_high: Float[Array, "B T"]
+    adv_term: Float[Array, "B T"]
+    ret_low: Float[Array, "B T"]
+    ret_high: Float[Array, "B T"]
+    ret_term: Float[Array, "B T"]
+    mask_low: Bool[Array, "B T"]
+    """turns on which the low advantage counts, in whitening and in the loss"""
+    mask_high: Bool[Array, "B T"]
+    mask_term: Bool[Array, "B T"]
+    fit_low: Bool[Array, "B T"]
+    """turns at which the low head is fitted to `ret_low`"""
+    fit_high: Bool[Array, "B T"]
+    fit_term: Bool[Array, "B T"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Every knob of every estimator; each reads the ones its docstring names."""
+
+    gamma: float = 1.0
+    """discount a turn"""
+    lambda_turn: float = 1.0
+    """lambda between turns (of one segment, where there are segments)"""
+    lambda_segment: float = 0.95
+    """lambda between segments, high stream"""
+    lambda_boundary: float = 0.0
+    """lambda across a boundary, low and switch streams; 0 is the paper"""
+    v_high_targets: Literal["all", "boundaries"] = "boundaries"
+    """turns at which the high head is fitted; "boundaries" is the paper"""
+    critic_targets: Literal["lambda", "one_step"] = "lambda"
+    """lambda-returns (official code) or one-step bootstrapped targets (paper)"""
+    switch_advantage: Literal["return", "two_head"] = "return"
+    """return to the boundary less V_term (official code), or (q - beta)(V_high - V_keep) (paper)"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimator:
+    """One way to turn rewards into advantages, and what it asks of the rest of the program."""
+
+    name: str
+    function: Callable[[CreditInputs, Options], Credit]
+    hierarchical: bool
+    """True: each stream on its own block; False: one advantage on every reply token of the turn"""
+    needs_groups: bool
+    """several episodes a task"""
+    heads: tuple[Literal["low", "high", "term"], ...]
+    """value heads it reads and trains"""
+    needs: tuple[str, ...] = ()
+    """optional fields of `CreditInputs` it cannot do without"""
+
+    @property
+    def needs_critic(self) -> bool:
+        return bool(self.heads)
+
+    @property
+    def docs(self) -> str:
+        """The estimator's own docstring: recursion, source, special cases."""
+        return self.function.__doc__ or ""

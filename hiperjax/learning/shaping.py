@@ -1,0 +1,66 @@
+"""Reward shaping: penalties on top of the environment's reward, each a named term."""
+
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+KeepMode = Literal["fixed", "normalized"]
+
+
+def shape_rewards(
+    reward: Float[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    keep: Bool[Array, "B T"],
+    *,
+    invalid: Bool[Array, "B T"],
+    keep_violation: Bool[Array, "B T"],
+    invalid_penalty: float = 0.1,
+    keep_penalty: float = 0.0,
+    keep_penalty_mode: KeepMode = "normalized",
+    consistency_penalty: float = 0.0,
+) -> tuple[Float[Array, "B T"], dict[str, Float[Array, "B T"]]]:
+    """Subtract penalties from the environment's reward.
+
+    Args:
+      reward: the environment's own.
+      keep: turns that said KEEP; `mask & ~boundary`, unless turn 0 is to be penalized as well.
+      invalid: malformed replies.
+      keep_violation: KEEP turns that wrote another subgoal.
+      invalid_penalty: a malformed reply.
+      keep_penalty: a KEEP turn ("fixed"), or a trajectory that never switches ("normalized": each
+        KEEP turn costs its share `keep_penalty / T`; trajectories of one turn are exempt).
+      keep_penalty_mode: see above.
+      consistency_penalty: a KEEP turn that wrote another subgoal.
+
+    Returns:
+      The shaped reward and its terms by name ("environment", "invalid", "keep", "consistency"),
+      whose sum it is. Penalties are magnitudes; their terms are negative.
+
+    Raises:
+      ValueError: a negative penalty.
+    """
+    penalties = {
+        "invalid_penalty": invalid_penalty,
+        "keep_penalty": keep_penalty,
+        "consistency_penalty": consistency_penalty,
+    }
+    for name, value in penalties.items():
+        if value < 0:
+            raise ValueError(f"{name}: found {value}; expected a magnitude >= 0 (it is subtracted)")
+    charges = {
+        "invalid": invalid_penalty * invalid,
+        "keep": keep_penalty * keep * keep_share(mask, keep_penalty_mode),
+        "consistency": consistency_penalty * (keep & keep_violation),
+    }
+    terms = {"environment": jnp.where(mask, reward, 0)}
+    terms |= {name: jnp.where(mask, -charge, 0) for name, charge in charges.items()}
+    return sum(terms.values(), start=jnp.zeros_like(reward)), terms
+
+
+def keep_share(mask: Bool[Array, "B T"], mode: KeepMode) -> Float[Array, "B 1"]:
+    """What a KEEP turn costs of the keep penalty."""
+    turns = mask.sum(axis=1, keepdims=True)
+    if mode == "fixed":
+        return jnp.ones(turns.shape)
+    return jnp.where(turns > 1, 1.0 / jnp.maximum(turns, 1), 0.0)
