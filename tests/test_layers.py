@@ -1,0 +1,265 @@
+"""The house stands as drawn: who may import whom, and the seven nevers (see ARCHITECTURE).
+
+Every rule is a function from modules to complaints. It is held against the project's own source,
+and against a few lines that break it, so that a rule which sees nothing fails too.
+"""
+
+import ast
+import dataclasses
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FILE_LINES = 450  # aim: 350
+FUNCTION_LINES = 50  # aim: 40, without the docstring
+
+GROUND = {"types", "config", "metrics", "mesh", "models", "kernels"}
+HALL = GROUND | {"presets", "envs", "checkpoint", "acting", "learning"}
+MAY_IMPORT: Mapping[str, set[str]] = {
+    **{room: set() for room in GROUND},
+    "presets": {"config"},
+    "envs": {"types"},
+    "checkpoint": {"types"},
+    "learning": {"kernels", "models", "config", "types"},
+    "acting": {"envs", "models", "types"},
+    "trainer": HALL,
+    "report": HALL,
+    "verify": HALL,
+    "cli": HALL | {"trainer", "report", "verify"},
+    "experiments": HALL | {"trainer", "report", "verify"},
+}
+"""Room -> other rooms it may import. The kernels' room is the package `hiperjax_kernels`."""
+
+JAX_FREE = ("hiperjax.types", "hiperjax.envs", "hiperjax.acting.blocks", "hiperjax.acting.prompts")
+USES_JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex", "hiperjax_kernels"}
+TAG_FILES = ("hiperjax.acting.blocks", "hiperjax.acting.prompts")
+TAGS = re.compile(r"</?(switch|subgoal|action)\b", re.IGNORECASE)
+RAGGED = {"Trajectory", "Turn", "Blocks"}
+UNKNOWN_TO_MODELS = {"reward", "rewards", "turn", "tag", "tags", "subgoal", "advantage", "episode"}
+TAKES_CONFIG = ("hiperjax.trainer", "hiperjax.learning.learner", "hiperjax.cli", "experiments")
+
+
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """One source file."""
+
+    name: str
+    source: str
+    is_package: bool = False
+
+    @property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.source)
+
+    def within(self, names: tuple[str, ...]) -> bool:
+        return any(self.name == name or self.name.startswith(f"{name}.") for name in names)
+
+    def imports(self) -> Iterator[str]:
+        """Dotted names imported anywhere in the file; `from a import b` gives `a` and `a.b`."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                base = self._resolve(node)
+                yield base
+                yield from (f"{base}.{alias.name}" for alias in node.names)
+
+    def _resolve(self, node: ast.ImportFrom) -> str:
+        if not node.level:
+            return node.module or ""
+        parts = self.name.split(".")
+        kept = parts[: len(parts) - node.level + self.is_package]
+        return ".".join([*kept, *([node.module] if node.module else [])])
+
+
+def read_modules() -> list[Module]:
+    found = []
+    for base, package in ((".", "hiperjax"), ("kernels", "hiperjax_kernels"), (".", "experiments")):
+        for path in sorted((ROOT / base / package).rglob("*.py")):
+            parts = path.relative_to(ROOT / base).with_suffix("").parts
+            is_package = parts[-1] == "__init__"
+            name = ".".join(parts[:-1] if is_package else parts)
+            found.append(Module(name, path.read_text(encoding="utf-8"), is_package))
+    return found
+
+
+def room_of(name: str) -> str | None:
+    """Room of a dotted name; None for third parties and for the bare package `hiperjax`."""
+    top, _, rest = name.partition(".")
+    if top == "hiperjax_kernels":
+        return "kernels"
+    if top == "experiments":
+        return "experiments"
+    return rest.split(".")[0] or None if top == "hiperjax" else None
+
+
+Complaints = Iterator[str]
+
+
+def climb_floors(module: Module) -> Complaints:
+    room = room_of(module.name)
+    if room is None:
+        yield from (f"{module.name} imports {name}" for name in module.imports() if room_of(name))
+        return
+    if room not in MAY_IMPORT:
+        yield f"{module.name} stands on no floor; give {room!r} one in MAY_IMPORT"
+        return
+    for name in module.imports():
+        other = room_of(name)
+        if other in MAY_IMPORT and other != room and other not in MAY_IMPORT[room]:
+            yield f"{module.name} imports {name}; {room} may import {sorted(MAY_IMPORT[room])}"
+
+
+def wake_xla(module: Module) -> Complaints:
+    if module.within(JAX_FREE):
+        for name in module.imports():
+            if name.split(".")[0] in USES_JAX:
+                yield f"{module.name} imports {name}, which is or wakes jax"
+
+
+def know_rl_in_models(module: Module) -> Complaints:
+    if not module.within(("hiperjax.models",)):
+        return
+    for node in ast.walk(module.tree):
+        for field in ("id", "attr", "arg", "name"):
+            name = getattr(node, field, None)
+            if isinstance(name, str) and UNKNOWN_TO_MODELS & set(name.lower().split("_")):
+                yield f"{module.name}: a model knows {name!r}"
+
+
+def write_tags(module: Module) -> Complaints:
+    if module.within(TAG_FILES):
+        return
+    for number, line in enumerate(module.source.splitlines(), start=1):
+        if TAGS.search(line):
+            yield f"{module.name}:{number} writes a tag: {line.strip()}"
+    if module.within(("hiperjax.report",)):  # HTML has tags of its own
+        return
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.JoinedStr) and re.search(r"</?\0>", _flatten(node)):
+            yield f"{module.name}:{node.lineno} builds a tag: {ast.unparse(node)}"
+
+
+def _flatten(node: ast.JoinedStr) -> str:
+    parts = (part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+    return "".join(str(part) for part in parts)
+
+
+def touch_ragged(module: Module) -> Complaints:
+    if module.within(("hiperjax.learning",)) and module.name != "hiperjax.learning.packing":
+        for name in module.imports():
+            if name.startswith("hiperjax.types.") and name.split(".")[-1] in RAGGED:
+                yield f"{module.name} imports {name}; only learning/packing.py handles ragged turns"
+
+
+def take_config(module: Module) -> Complaints:
+    """The run's config; a model's own description of its shape is no such object."""
+    if module.within((*TAKES_CONFIG, "hiperjax.config", "hiperjax.presets")):
+        return
+    imported = {name for name in module.imports() if name.startswith("hiperjax.config.")}
+    classes = {name.split(".")[-1] for name in imported}
+    for function in functions_of(module):
+        arguments = function.args
+        for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+            words = set(re.findall(r"\w+", ast.unparse(argument.annotation or ast.Constant(None))))
+            unclear = argument.arg in ("config", "cfg") and words <= {"None", "Any", "object"}
+            if unclear or words & {*classes, "config"}:
+                yield f"{module.name}.{function.name} takes a config object: {argument.arg}"
+
+
+def lack_docstring(module: Module) -> Complaints:
+    if module.source.strip() and not ast.get_docstring(module.tree):
+        yield f"{module.name} has no docstring"
+    for node in module.tree.body:
+        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if is_function and not node.name.startswith("_") and not ast.get_docstring(node):
+            yield f"{module.name}.{node.name} has no docstring"
+
+
+def run_long(module: Module) -> Complaints:
+    lines = len(module.source.splitlines())
+    if lines > FILE_LINES:
+        yield f"{module.name} has {lines} lines; at most {FILE_LINES}, better split it"
+    for function in functions_of(module):
+        first = function.body[1] if ast.get_docstring(function) and function.body[1:] else None
+        start = first.lineno if first else function.body[0].lineno
+        lines = (function.end_lineno or start) - start + 1
+        if lines > FUNCTION_LINES:
+            yield f"{module.name}.{function.name} has {lines} lines; at most {FUNCTION_LINES}"
+
+
+def functions_of(module: Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+LONG_BODY = "def f():\n" + "    pass\n" * (FUNCTION_LINES + 1)
+BROKEN: list[tuple[Callable[[Module], Complaints], str, str]] = [
+    (climb_floors, "hiperjax_kernels.hae", "import hiperjax.types"),
+    (climb_floors, "hiperjax_kernels.hae", "from hiperjax import types"),
+    (climb_floors, "hiperjax.acting.rollout", "from hiperjax.learning import packing"),
+    (climb_floors, "hiperjax.acting.rollout", "from ..learning import packing"),
+    (climb_floors, "hiperjax.learning.packing", "def f():\n    from hiperjax.acting import blocks"),
+    (climb_floors, "hiperjax.models.heads", "from hiperjax.types import Turn"),
+    (climb_floors, "hiperjax.trainer", "import hiperjax.cli"),
+    (climb_floors, "hiperjax.trainer", "from experiments import alfworld"),
+    (climb_floors, "hiperjax.cellar", ""),
+    (climb_floors, "hiperjax", "from hiperjax.trainer import train"),
+    (wake_xla, "hiperjax.envs.ladder", "import jax.numpy as jnp"),
+    (wake_xla, "hiperjax.types", "from chex import Array"),
+    (know_rl_in_models, "hiperjax.models.heads", "def read(features, turn_rewards): ..."),
+    (write_tags, "hiperjax.trainer", "x = '</action>'"),
+    (write_tags, "hiperjax.learning.packing", "x = f'{a}<Subgoal>{b}'"),
+    (write_tags, "hiperjax.trainer", "x = f'<{name}>{text}</{name}>'"),
+    (touch_ragged, "hiperjax.learning.losses", "from hiperjax.types import Trajectory"),
+    (take_config, "hiperjax.learning.losses", "def f(config): ..."),
+    (
+        take_config,
+        "hiperjax.learning.losses",
+        "from hiperjax.config import PpoConfig\ndef f(*, ppo: PpoConfig | None): ...",
+    ),
+    (lack_docstring, "hiperjax.metrics", "'''Said.'''\ndef f(): ..."),
+    (run_long, "hiperjax.metrics", "\n" * (FILE_LINES + 1)),
+    (run_long, "hiperjax.metrics", LONG_BODY),
+]
+RULES = list(dict.fromkeys(rule for rule, _, _ in BROKEN))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_no_module_may(rule: Callable[[Module], Complaints]) -> None:
+    complaints = [complaint for module in read_modules() for complaint in rule(module)]
+    assert not complaints, "\n".join(complaints)
+
+
+@pytest.mark.parametrize(("rule", "name", "source"), BROKEN)
+def test_a_broken_rule_is_noticed(
+    rule: Callable[[Module], Complaints], name: str, source: str
+) -> None:
+    assert list(rule(Module(name, source)))
+
+
+def test_the_source_is_found() -> None:
+    names = {module.name for module in read_modules()}
+    assert {"hiperjax.types", "hiperjax_kernels.hae", "hiperjax.envs.ladder"} <= names
+
+
+def test_the_kernels_folder_is_no_package() -> None:
+    """A package called `kernels` would answer when transformers asks for Hugging Face's."""
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+
+
+def test_worlds_do_not_wake_jax() -> None:
+    """Importing every world, with all it imports in turn, leaves jax asleep."""
+    worlds = [module.name for module in read_modules() if module.within(JAX_FREE[:2])]
+    code = f"import sys, {', '.join(worlds)}\nprint(*{USES_JAX!r} & sys.modules.keys())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
