@@ -121,7 +121,19 @@ class TurnGrid(NamedTuple):
     mask: Bool[Any, "B T"]
     boundary: Bool[Any, "B T"]
     reward: Float[Any, "B T"]
+    """the environment's own, unshaped"""
+    well_formed: Bool[Any, "B T"]
+    keep_violation: Bool[Any, "B T"]
     terminated: Bool[Any, " B"]
+    """False for a truncated episode and for a padding trajectory"""
+    success: Bool[Any, " B"]
+    group_id: Int[Any, " B"]
+    """equal for episodes of one task"""
+    state_id: Int[Any, "B T"]
+    """identity of the raw observation a turn was taken at, within the batch"""
+    final_state_id: Int[Any, " B"]
+    """identity of the observation after the last action"""
+    reply_tokens: Int[Any, "B T"]
 
 
 class PackedBatch(NamedTuple):

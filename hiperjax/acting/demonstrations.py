@@ -1,0 +1,115 @@
+"""A scripted expert's episodes, written as the trajectories a model would have made."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from hiperjax.acting.blocks import parse_reply, render_reply
+from hiperjax.acting.pieces import build_pieces
+from hiperjax.acting.prompts import PastTurn, Prompter, Renderer
+from hiperjax.envs.base import Plan, Step, Suite
+from hiperjax.types import Ending, Observation, Trajectory, Turn
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstration:
+    """One expert episode in the world's own words."""
+
+    task_id: str
+    observations: tuple[Observation, ...]
+    """one more than plans: the last is what the last action led to"""
+    plans: tuple[Plan, ...]
+    last: Step
+    rewards: tuple[float, ...]
+
+
+def demonstrate(
+    suite: Suite, task_ids: Sequence[str], *, max_turns: int, seed: int, noise: float
+) -> Iterator[Demonstration]:
+    """Play the suite's expert; `noise` is its share of random actions."""
+    env = suite.make_env()
+    for number, task_id in enumerate(task_ids):
+        expert = suite.make_expert(seed=seed + number, noise=noise)
+        observation = env.reset(task_id)
+        expert.reset(observation)
+        observations, plans, rewards = [observation], [], []
+        while True:
+            plan = expert.plan(observations[-1])
+            step = env.step(plan.action)
+            plans.append(plan)
+            observations.append(step.observation)
+            rewards.append(float(step.reward))
+            if step.terminated or step.truncated or len(plans) >= max_turns:
+                break
+        yield Demonstration(task_id, tuple(observations), tuple(plans), step, tuple(rewards))
+    env.close()
+
+
+def _past(demo: Demonstration, turn: int) -> list[PastTurn]:
+    return [
+        PastTurn(t + 1, demo.observations[t].text, demo.plans[t].action) for t in range(turn)
+    ]
+
+
+def _reply_text(renderer: Renderer, plan: Plan) -> str:
+    action = renderer.render_action(plan.action)
+    return render_reply(plan.switch, plan.subgoal, action, separator=renderer.separator)
+
+
+def list_texts(renderer: Renderer, demo: Demonstration) -> Iterator[str]:
+    """Every prompt and reply of an episode, as text: what a tokenizer is trained on."""
+    for t, plan in enumerate(demo.plans):
+        subgoal = demo.plans[t - 1].subgoal if t else ""
+        past = _past(demo, t)[-max(1, renderer.history_length) :]
+        yield renderer.prefix + renderer.render(demo.observations[t], past, subgoal)
+        yield _reply_text(renderer, plan)
+
+
+def transcribe(prompter: Prompter, demos: Sequence[Demonstration]) -> list[Trajectory]:
+    """Tokenize episodes into trajectories (log-probs zero: no model sampled them).
+
+    Raises:
+      ValueError: a reply of the expert does not parse back to what it says.
+    """
+    pieces = build_pieces(prompter.tokenizer)
+    return [_transcribe_one(prompter, pieces, demo) for demo in demos]
+
+
+def _transcribe_one(prompter: Prompter, pieces: Sequence[bytes], demo: Demonstration) -> Trajectory:
+    turns, subgoal = [], ""
+    for t, plan in enumerate(demo.plans):
+        prompt, _ = prompter.encode(demo.observations[t], _past(demo, t), subgoal)
+        text = _reply_text(prompter.renderer, plan)
+        reply = prompter.tokenizer.encode(text, add_special_tokens=False)
+        blocks = parse_reply(pieces, reply, current_subgoal=subgoal, first_turn=t == 0)
+        if not blocks.well_formed or blocks.switch != plan.switch:
+            raise ValueError(
+                f"expert on task {demo.task_id}, turn {t}: reply {text!r} parses to {blocks}; "
+                "expected the plan it was written from"
+            )
+        subgoal = blocks.subgoal
+        action = prompter.renderer.restore_action(blocks.action, demo.observations[t].admissible)
+        turns.append(
+            Turn(
+                prompt_ids=np.asarray(prompt, np.int32),
+                response_ids=np.asarray(reply, np.int32),
+                behavior_logprobs=np.zeros(len(reply), np.float32),
+                blocks=dataclasses.replace(blocks, action=action),
+                reward=demo.rewards[t],
+                observation=demo.observations[t].text,
+                admissible=plan.action in demo.observations[t].admissible,
+            )
+        )
+    final = None
+    if not demo.last.terminated:
+        past = _past(demo, len(demo.plans))
+        final = np.asarray(prompter.encode(demo.observations[-1], past, subgoal)[0], np.int32)
+    return Trajectory(
+        task_id=demo.task_id,
+        turns=tuple(turns),
+        ending=Ending.TERMINATED if demo.last.terminated else Ending.TRUNCATED,
+        success=bool(demo.last.info["success"]),
+        final_prompt_ids=final,
+        final_observation=demo.observations[-1].text,
+    )

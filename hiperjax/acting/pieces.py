@@ -1,0 +1,61 @@
+"""Token id -> bytes, so that a reply is searched once, as bytes, and positions map back to tokens.
+
+Decoding token by token loses characters split over several byte-level tokens and the blanks between
+words of a word-level tokenizer; concatenated byte pieces lose nothing.
+"""
+
+import bisect
+from collections.abc import Sequence
+from typing import Any
+
+from hiperjax.types import Span
+
+
+def _byte_decoder() -> dict[str, int]:
+    """Inverse of the printable alphabet in which byte-level BPE writes its 256 bytes."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {chr(b): b for b in printable}
+    extra = [b for b in range(256) if b not in set(printable)]
+    return table | {chr(256 + i): b for i, b in enumerate(extra)}
+
+
+def build_pieces(tokenizer: Any) -> tuple[bytes, ...]:
+    """Bytes of every token id of a Hugging Face fast tokenizer (byte-level BPE or word level).
+
+    A word-level token is preceded by a blank unless it is an added token (a tag or a special
+    token), so that concatenated pieces read like the decoded text.
+    """
+    decoder = _byte_decoder()
+    added = tokenizer.get_added_vocab()
+    byte_level = type(tokenizer.backend_tokenizer.model).__name__ == "BPE"
+    pieces = [b""] * len(tokenizer)
+    for token, index in tokenizer.get_vocab().items():
+        if token in added:
+            pieces[index] = token.encode()
+        elif byte_level:
+            pieces[index] = bytes(decoder[c] for c in token)
+        else:
+            pieces[index] = b" " + token.encode()
+    return tuple(pieces)
+
+
+class ReplyBytes:
+    """A reply as bytes, with the way back from byte ranges to token spans."""
+
+    def __init__(self, pieces: Sequence[bytes], ids: Sequence[int]):
+        self._ends: list[int] = []
+        parts, end = [], 0
+        for index in ids:
+            parts.append(pieces[index])
+            end += len(pieces[index])
+            self._ends.append(end)
+        self.data = b"".join(parts)
+
+    def span(self, start: int, end: int) -> Span:
+        """Half-open token range of the tokens that overlap bytes `[start, end)`.
+
+        A token that fuses the last byte with what follows (`">\\n"`) belongs to the span.
+        """
+        first = bisect.bisect_right(self._ends, start)
+        last = bisect.bisect_left(self._ends, end)
+        return first, min(last + 1, len(self._ends))

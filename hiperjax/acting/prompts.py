@@ -1,0 +1,201 @@
+"""Observation + history + current subgoal -> prompt, rules first.
+
+Two styles. `chat` is for language models: one user message through the tokenizer's chat template,
+whose rules stand first and are the same at every turn of a world (the shared prefix). `compact` is
+for tiny models trained from random weights on a word-level tokenizer: the same fields, boiled down
+to a few dozen words. Field order follows HiPER (arXiv 2602.16165) but for the rules, which moved
+to the front.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from hiperjax.acting.blocks import KEEP_WORD, SWITCH_WORD, render_reply
+from hiperjax.types import Observation
+
+PromptStyle = Literal["chat", "compact"]
+NO_SUBGOAL = "None"
+
+
+class PromptTooLong(ValueError):
+    """A prompt that does not fit even without history; names the task and the limit."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PastTurn:
+    """One line of history."""
+
+    number: int
+    """1-based turn number"""
+    observation: str
+    action: str
+
+
+class Renderer(Protocol):
+    """What a prompt style must do; `prefix` is constant, `render` gives everything after it."""
+
+    history_length: int
+    separator: str
+    phrases: tuple[str, ...]
+    """runs of words that a trained tokenizer makes one token"""
+
+    @property
+    def prefix(self) -> str: ...
+    def render(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str: ...
+    def render_action(self, action: str) -> str: ...
+    def restore_action(self, action: str, admissible: Sequence[str]) -> str: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatRenderer:
+    """The prompt for language models. `role` says who the agent is in this world."""
+
+    role: str
+    history_length: int = 2
+    separator: str = "\n"
+    phrases: tuple[str, ...] = ()
+
+    @property
+    def prefix(self) -> str:
+        skeleton = render_reply(True, "a short-term subgoal", "one admissible action")
+        return (
+            f"{self.role}\n\n"
+            "You work towards the overall task through short-term subgoals. A subgoal is a small "
+            "objective that a few actions can reach: smaller than the whole task, larger than one "
+            "action. At every step reconsider it: keep it while it is unfinished and useful, "
+            "switch to another when it is done or does not help.\n\n"
+            "Answer with exactly three blocks in this order and no other text:\n"
+            f"1. {SWITCH_WORD} or {KEEP_WORD}. With no current subgoal, {SWITCH_WORD}.\n"
+            f"2. The subgoal in force: on {KEEP_WORD} the current subgoal copied word for word, "
+            f"on {SWITCH_WORD} a new one.\n"
+            "3. One action, copied word for word from the admissible actions.\n"
+            f"The form is:\n{skeleton}\n\n"
+        )
+
+    def render(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str:
+        parts = [f"Overall task: {observation.task}"]
+        if past:
+            lines = "\n".join(
+                f"[Observation {p.number}: '{p.observation}', Action {p.number}: '{p.action}']"
+                for p in past
+            )
+            parts.append(
+                f"Steps taken so far: {past[-1].number}. The last {len(past)}:\n{lines}"
+            )
+        parts.append(f"Current observation: {observation.text}")
+        parts.append(f"Current subgoal: {subgoal or NO_SUBGOAL}")
+        actions = "\n ".join(f"'{a}'" for a in observation.admissible if a != "help")
+        parts.append(f"Admissible actions: [{actions}]")
+        return "\n\n".join(parts)
+
+    def render_action(self, action: str) -> str:
+        return action
+
+    def restore_action(self, action: str, admissible: Sequence[str]) -> str:
+        return action
+
+
+_BANNER = re.compile(r"-=.*?=-|Your task is to:.*|Looking quickly around you, you see .*", re.S)
+_DROPPED = re.compile(r"\b(?:a|an|the|you|and|it|is|are|of|in|on|to|from|with|see|i)\b|[^\w\s|]")
+_HIDDEN = ("look", "inventory", "help", "examine ", "close ")
+_GROUPS = (("go to ", ""), ("click[", "]"))
+
+
+def _squeeze(text: str) -> str:
+    """Lower-case, drop articles, prepositions and punctuation."""
+    return " ".join(_DROPPED.sub(" ", _BANNER.sub(" ", text).lower()).split())
+
+
+@dataclasses.dataclass(frozen=True)
+class CompactRenderer:
+    """The prompt for tiny models: the same fields in few words.
+
+    Commands that share a long-winded opening (`go to`, `click[`) are listed under it once; those
+    that rarely matter (look, inventory, help, examine, close) are not shown, though the
+    environment still accepts them.
+    """
+
+    history_length: int = 1
+    separator: str = ""
+    prefix: str = "task "
+    phrases: tuple[str, ...] = ("go to", "arrive at", "pick up", "nothing happens")
+
+    def render(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str:
+        parts = [_squeeze(observation.task), "goal", subgoal.lower() or NO_SUBGOAL]
+        for turn in past:
+            parts += ["then", _squeeze(turn.observation), "act", self.render_action(turn.action)]
+        parts += ["now", _squeeze(observation.text), "can", self._list(observation.admissible)]
+        return " ".join(part for part in parts if part)
+
+    def _list(self, admissible: Sequence[str]) -> str:
+        shown = [a for a in admissible if not a.startswith(_HIDDEN)]
+        out: list[str] = []
+        for opening, closing in _GROUPS:
+            members = [a for a in shown if a.startswith(opening) and a.endswith(closing)]
+            shown = [a for a in shown if a not in members]
+            inner = (a[len(opening) : len(a) - len(closing)] for a in members)
+            if members:
+                out.append(opening.strip() + " " + " , ".join(inner))
+        return " | ".join([*out, *map(self.render_action, shown)])
+
+    def render_action(self, action: str) -> str:
+        """Set brackets apart as words."""
+        return " ".join(re.sub(r"([\[\]])", r" \1 ", action).lower().split())
+
+    def restore_action(self, action: str, admissible: Sequence[str]) -> str:
+        """The admissible command whose rendering this is; else brackets are closed up again."""
+        for command in admissible:
+            if self.render_action(command) == action:
+                return command
+        return re.sub(r"\s*\[\s*(.*?)\s*\]", r"[\1]", action)
+
+
+def make_renderer(style: PromptStyle, *, role: str, history_length: int) -> Renderer:
+    """The renderer of a style."""
+    if style == "chat":
+        return ChatRenderer(role=role, history_length=history_length)
+    return CompactRenderer(history_length=history_length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompter:
+    """Renders and tokenizes prompts, within a token limit.
+
+    An overlong prompt loses its oldest history first, never its task, observation, subgoal or
+    actions; every cut is counted by the caller (`dropped` of `encode`).
+    """
+
+    renderer: Renderer
+    tokenizer: Any
+    limit: int
+
+    def encode(
+        self, observation: Observation, past: Sequence[PastTurn], subgoal: str
+    ) -> tuple[list[int], int]:
+        """Token ids of the prompt, and how many turns of history were dropped to make it fit.
+
+        Raises:
+          PromptTooLong: it does not fit even without any history.
+        """
+        length = self.renderer.history_length
+        kept = list(past[-length:]) if length > 0 else []
+        for dropped in range(len(kept) + 1):
+            text = self._apply_template(
+                self.renderer.prefix + self.renderer.render(observation, kept[dropped:], subgoal)
+            )
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            if len(ids) <= self.limit:
+                return ids, dropped
+        raise PromptTooLong(
+            f"task '{observation.task}': the prompt has {len(ids)} tokens without any history; "
+            f"expected at most {self.limit}; raise rollout.prompt_length"
+        )
+
+    def _apply_template(self, text: str) -> str:
+        if getattr(self.tokenizer, "chat_template", None) is None:
+            return text
+        return self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+        )

@@ -1,0 +1,189 @@
+"""Jitted sampling over a fixed number of slots: prefill prompts into a right-padded cache, then
+decode in chunks under one dispatch.
+
+The state is donated from call to call, so one cache serves the whole rollout. Every random draw is
+keyed by episode, turn and token: a reply does not depend on the slot it was sampled in, nor on its
+neighbors.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from hiperjax.models.transformer import (
+    KeyValues,
+    Params,
+    TransformerConfig,
+    decode,
+    init_cache,
+    logits,
+    prefill,
+)
+
+
+class SamplerState(NamedTuple):
+    """What `S` slots hold between two dispatches."""
+
+    cache: KeyValues
+    token: Int[Array, " S"]
+    """last token sampled, not yet in the cache"""
+    position: Int[Array, " S"]
+    """where that token will be written"""
+    count: Int[Array, " S"]
+    """reply tokens sampled so far"""
+    live: Bool[Array, " S"]
+    """False once a reply has met a stop token or its length limit"""
+    keys: Key[Array, " S"]
+    reply: Int[Array, "S R"]
+    logprobs: Float[Array, "S R"]
+
+
+class SamplingConfig(NamedTuple):
+    """How tokens are drawn. `temperature` 0 is greedy; `top_p` 1 keeps the whole distribution."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+def init_state(config: TransformerConfig, slots: int, prompt: int, reply: int) -> SamplerState:
+    """Empty slots for prompts of at most `prompt` and replies of at most `reply` tokens."""
+    zeros = jnp.zeros(slots, jnp.int32)
+    return SamplerState(
+        cache=init_cache(config, slots, prompt + reply),
+        token=zeros,
+        position=zeros,
+        count=zeros,
+        live=jnp.zeros(slots, bool),
+        keys=jax.random.split(jax.random.key(0), slots),
+        reply=jnp.zeros((slots, reply), jnp.int32),
+        logprobs=jnp.zeros((slots, reply), jnp.float32),
+    )
+
+
+def _keep_nucleus(scores: Float[Array, "S V"], top_p: float) -> Float[Array, "S V"]:
+    """Mask what lies outside the smallest set of tokens that holds `top_p` of the mass."""
+    ordered = jnp.sort(scores, axis=-1, descending=True)
+    mass = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1)
+    last = jnp.sum(mass < top_p, axis=-1, keepdims=True)
+    threshold = jnp.take_along_axis(ordered, last, axis=-1)
+    return jnp.where(scores >= threshold, scores, -jnp.inf)
+
+
+def draw(
+    scores: Float[Array, "S V"],
+    keys: Key[Array, " S"],
+    index: Int[Array, " S"],
+    sampling: SamplingConfig,
+) -> tuple[Int[Array, " S"], Float[Array, " S"]]:
+    """Draw one token a slot; returns it with its log-prob under the full distribution.
+
+    The log-prob is that of the temperature-scaled distribution before any nucleus cut (at
+    temperature 0, of the unscaled one).
+    """
+    if sampling.temperature > 0:
+        scores = scores / sampling.temperature
+    logprobs = jax.nn.log_softmax(scores, axis=-1)
+    if sampling.temperature > 0:
+        if sampling.top_p < 1:
+            scores = _keep_nucleus(scores, sampling.top_p)
+        step_keys = jax.vmap(jax.random.fold_in)(keys, index)
+        noise = jax.vmap(lambda k: jax.random.gumbel(k, scores.shape[-1:], jnp.float32))(step_keys)
+        scores = scores + noise
+    token = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    return token, jnp.take_along_axis(logprobs, token[:, None], axis=-1)[:, 0]
+
+
+def _is_stop(token: Int[Array, " P"], stop_ids: tuple[int, ...]) -> Bool[Array, " P"]:
+    return jnp.isin(token, jnp.asarray(stop_ids, jnp.int32))
+
+
+@partial(jax.jit, static_argnames=("config", "sampling", "stop_ids"), donate_argnames="state")
+def start(
+    params: Params,
+    state: SamplerState,
+    slots: Int[Array, " P"],
+    tokens: Int[Array, "P L"],
+    lengths: Int[Array, " P"],
+    key: Key[Array, ""],
+    episodes: Int[Array, " P"],
+    turns: Int[Array, " P"],
+    *,
+    config: TransformerConfig,
+    sampling: SamplingConfig,
+    stop_ids: tuple[int, ...],
+) -> SamplerState:
+    """Prefill `P` prompts into their slots and draw the first token of each reply.
+
+    A padding entry has a slot number past the last one: whatever it computes is dropped. Draws are
+    keyed by (`key`, episode, turn, token).
+    """
+    keys = jax.vmap(lambda e, t: jax.random.fold_in(jax.random.fold_in(key, e), t))(episodes, turns)
+    hidden, kv = prefill(params, config, tokens, lengths)
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    token, logprob = draw(logits(params, config, last), keys, jnp.zeros_like(lengths), sampling)
+
+    def put(whole: Array, part: Array) -> Array:
+        return whole.at[slots].set(part, mode="drop")
+
+    def put_cache(whole: Array, part: Array) -> Array:
+        return whole.at[:, slots, : tokens.shape[1]].set(part.astype(whole.dtype), mode="drop")
+
+    replies = state.reply.shape[1]
+    return SamplerState(
+        cache=jax.tree.map(put_cache, state.cache, kv),
+        token=put(state.token, token),
+        position=put(state.position, lengths),
+        count=put(state.count, jnp.ones_like(lengths)),
+        live=put(state.live, ~_is_stop(token, stop_ids) & (replies > 1)),
+        keys=put(state.keys, keys),
+        reply=state.reply.at[slots, 0].set(token, mode="drop"),
+        logprobs=state.logprobs.at[slots, 0].set(logprob, mode="drop"),
+    )
+
+
+@partial(
+    jax.jit, static_argnames=("config", "sampling", "stop_ids", "steps"), donate_argnames="state"
+)
+def advance(
+    params: Params,
+    state: SamplerState,
+    halted: Bool[Array, " S"],
+    *,
+    config: TransformerConfig,
+    sampling: SamplingConfig,
+    stop_ids: tuple[int, ...],
+    steps: int,
+) -> SamplerState:
+    """Draw up to `steps` more tokens in every live slot; ends early when none is live.
+
+    `halted` puts slots to rest whose reply the host found complete.
+    """
+    state = state._replace(live=state.live & ~halted)
+    rows = jnp.arange(state.token.shape[0])
+    limit = state.reply.shape[1]
+
+    def body(carry: tuple[Array, SamplerState]) -> tuple[Array, SamplerState]:
+        step, s = carry
+        hidden, cache = decode(params, config, s.token, s.position, s.cache)
+        token, logprob = draw(logits(params, config, hidden), s.keys, s.count, sampling)
+        # A slot at rest writes past the end, which drops it.
+        at = jnp.where(s.live, s.count, limit)
+        count = s.count + s.live
+        return step + 1, SamplerState(
+            cache=cache,
+            token=jnp.where(s.live, token, s.token),
+            position=s.position + s.live,
+            count=count,
+            live=s.live & ~_is_stop(token, stop_ids) & (count < limit),
+            keys=s.keys,
+            reply=s.reply.at[rows, at].set(token, mode="drop"),
+            logprobs=s.logprobs.at[rows, at].set(logprob, mode="drop"),
+        )
+
+    def unfinished(carry: tuple[Array, SamplerState]) -> Array:
+        return (carry[0] < steps) & carry[1].live.any()
+
+    return jax.lax.while_loop(unfinished, body, (jnp.int32(0), state))[1]

@@ -1,0 +1,153 @@
+"""Console script `hiperjax`: one function a command; heavy imports wait until one is chosen."""
+
+import dataclasses
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import tyro
+
+from hiperjax.config import ConfigError, RunConfig
+from hiperjax.presets import DEFAULT, PRESETS
+
+Positional = tyro.conf.Positional
+
+
+class UsageError(ValueError):
+    """The command line asks for something that does not exist."""
+
+
+def _split_preset(args: Sequence[str]) -> tuple[str, list[str]]:
+    """The preset named first, if any, and the rest."""
+    if not args or args[0].startswith("-"):
+        return DEFAULT, list(args)
+    if args[0] not in PRESETS:
+        raise UsageError(f"preset {args[0]!r}; expected one of {', '.join(PRESETS)}")
+    return args[0], list(args[1:])
+
+
+def _read_config(command: str, args: Sequence[str]) -> RunConfig:
+    name, rest = _split_preset(args)
+    about, default = PRESETS[name]
+    return tyro.cli(
+        RunConfig,
+        default=default,
+        args=rest,
+        prog=f"hiperjax {command} {name}",
+        description=f"Preset {name}: {about}. Other presets: hiperjax presets.",
+    )
+
+
+def train(args: Sequence[str]) -> int:
+    """Train from a preset (first argument; default household-tiny) with overrides, or --resume RUN."""
+    from hiperjax.trainer import train as run
+
+    if "--resume" in args:
+
+        @dataclasses.dataclass(frozen=True)
+        class Resume:
+            """Go on with an interrupted run, bit for bit; its settings are its own."""
+
+            resume: pathlib.Path
+            """Run folder."""
+
+        wish = tyro.cli(Resume, args=args, prog="hiperjax train")
+        run(RunConfig(), resume=wish.resume)
+        return 0
+    run(_read_config("train", args))
+    return 0
+
+
+def imitate(args: Sequence[str]) -> int:
+    """Only imitate the scripted expert, evaluate and save: train with no iterations."""
+    from hiperjax.trainer import train as run
+
+    config = dataclasses.replace(_read_config("imitate", args), iterations=0)
+    if config.imitation.steps == 0:
+        raise ConfigError("imitation.steps is 0; expected at least 1 to imitate")
+    run(config)
+    return 0
+
+
+def evaluate(args: Sequence[str]) -> int:
+    """Success per task type of a run's policy on a full split."""
+    from hiperjax.inspection import evaluate_run
+
+    return tyro.cli(evaluate_run, args=args, prog="hiperjax evaluate") or 0
+
+
+def play(args: Sequence[str]) -> int:
+    """Play a game yourself, or watch the expert or a trained policy."""
+    from hiperjax.inspection import play_suite
+
+    return tyro.cli(play_suite, args=args, prog="hiperjax play") or 0
+
+
+def presets(args: Sequence[str]) -> int:
+    """List the presets."""
+
+    def show(name: Annotated[str | None, Positional] = None) -> None:
+        """List the presets, or show all settings of one."""
+        if name is None:
+            for key, (about, _) in PRESETS.items():
+                print(f"{key:<28}{about}")
+        else:
+            key, _ = _split_preset([name])
+            _print_settings(PRESETS[key][1])
+
+    tyro.cli(show, args=args, prog="hiperjax presets")
+    return 0
+
+
+def _print_settings(config: object, prefix: str = "") -> None:
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            _print_settings(value, f"{prefix}{field.name}.")
+        else:
+            print(f"{prefix}{field.name} = {value}")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "imitate": imitate,
+    "evaluate": evaluate,
+    "play": play,
+    "presets": presets,
+}
+
+
+def _usage() -> str:
+    lines = ["usage: hiperjax COMMAND ...      (hiperjax COMMAND --help tells more)", ""]
+    lines += [f"  {name:<10}{(run.__doc__ or '').splitlines()[0]}" for name, run in COMMANDS.items()]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command; a user's mistake ends with one line on stderr and exit code 2."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(_usage())
+        sys.exit(0 if args else 2)
+    if args[0] not in COMMANDS:
+        print(f"hiperjax: no command {args[0]!r}\n\n{_usage()}", file=sys.stderr)
+        sys.exit(2)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        code = COMMANDS[args[0]](args[1:])
+    except (UsageError, ConfigError, FileNotFoundError, NotADirectoryError) as error:
+        print(f"hiperjax {args[0]}: {error}", file=sys.stderr)
+        code = 2
+    except RuntimeError as error:
+        if type(error).__module__.startswith("hiperjax."):
+            print(f"hiperjax {args[0]}: {error}", file=sys.stderr)
+            code = 1
+        else:
+            raise
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

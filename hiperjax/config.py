@@ -1,0 +1,306 @@
+"""The run's configuration: frozen dataclasses, one doc line a field (tyro shows it as --help).
+
+Defaults are the paper's (HiPER, arXiv 2602.16165) where it has one; presets name what they change.
+Everything is checked once, by `validate`, before anything is compiled.
+"""
+
+import dataclasses
+import pathlib
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvConfig:
+    """Which world, and how its environments run."""
+
+    suite: str = "household"
+    """Name of the suite: household, alfworld, webshop, ladder/..., or an installed entry point."""
+    size: Literal["tiny", "small", "full"] = "tiny"
+    """Size of generated games."""
+    task_types: tuple[str, ...] = ()
+    """Only these task types; empty means all."""
+    games: pathlib.Path | None = None
+    """Folder of official game.tw-pddl files (suite alfworld)."""
+    data: pathlib.Path | None = None
+    """Folder of official WebShop files (suite webshop); none means the shipped catalogue."""
+    profile: Literal["strict", "hiper"] = "strict"
+    """WebShop profile: ours, or the original's quirks."""
+    max_turns: int | None = None
+    """Turn limit of an episode; none means the suite's usual one."""
+    backend: Literal["inline", "process", "ray"] = "inline"
+    """Where environments run: in this process, in worker processes, or in Ray actors."""
+    num_workers: int = 2
+    """Worker processes or actors, for the backends that have them."""
+    max_failure_rate: float = 0.05
+    """Stop the run when a larger share of an iteration's episodes raised in the environment."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The policy network: a folder with weights, or a small one from random weights."""
+
+    folder: pathlib.Path | None = None
+    """Hugging Face checkpoint folder; its config and tokenizer then replace the sizes below."""
+    hidden_size: int = 64
+    """Width."""
+    intermediate_size: int = 176
+    """Width of the SwiGLU layer."""
+    num_layers: int = 3
+    """Blocks."""
+    num_heads: int = 4
+    """Query heads."""
+    num_kv_heads: int = 2
+    """Key-value heads."""
+    embedding_std: float = 0.06
+    """Spread of the initial embedding, which is then scaled by the square root of the width."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptConfig:
+    """What the model is shown."""
+
+    style: Literal["chat", "compact"] = "chat"
+    """chat: one user message for language models; compact: few words, for tiny models."""
+    history_length: int = 2
+    """Past turns shown."""
+    prompt_length: int = 2048
+    """Tokens a prompt may have; beyond, its oldest history is dropped, and counted."""
+    reply_length: int = 512
+    """Tokens a reply may have; beyond, it is cut and counts as malformed."""
+    strict_format: bool = True
+    """Refuse text outside the three blocks."""
+    rewrite_on_keep: bool = False
+    """The official code's behavior: text written on KEEP replaces the subgoal in force."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+    """How episodes are collected."""
+
+    episodes: int = 128
+    """Episodes an iteration."""
+    group_size: int = 1
+    """Episodes of one task, for estimators that compare within a group."""
+    slots: int = 64
+    """Episodes that decode side by side."""
+    decode_chunk: int = 16
+    """Tokens decoded under one dispatch."""
+    temperature: float = 1.0
+    """Sampling temperature in training."""
+    top_p: float = 1.0
+    """Nucleus mass kept in training; 1 keeps everything."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImitationConfig:
+    """Behavior cloning of the scripted expert, before reinforcement learning."""
+
+    steps: int = 0
+    """Optimizer steps at most; 0 skips imitation."""
+    episodes: int = 3000
+    """Expert episodes to imitate."""
+    noise: float = 0.1
+    """Share of random actions in the expert's episodes (their labels included)."""
+    rows: int = 32
+    """Turns a step."""
+    learning_rate: float = 3e-3
+    """Peak learning rate (cosine to zero)."""
+    holdout: float = 0.03
+    """Share of episodes held out to measure the loss."""
+    check_every: int = 100
+    """Steps between measurements of the held-out loss."""
+    patience: int = 3
+    """Measurements without a new best held-out loss before imitation stops early."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CreditConfig:
+    """From rewards to advantages."""
+
+    estimator: str = "hae"
+    """Name in the estimator registry: hae, flat_gae, grpo, gigpo, ..."""
+    gamma: float = 1.0
+    """Discount a turn."""
+    lambda_turn: float = 1.0
+    """Lambda between turns of one segment (and of flat GAE)."""
+    lambda_segment: float = 0.95
+    """Lambda between segments."""
+    lambda_boundary: float = 1.0
+    """Lambda across a boundary in the low and switch streams; 0 is the paper's HAE."""
+    v_high_targets: Literal["all", "boundaries"] = "all"
+    """Turns V_high is fitted on; boundaries is the paper's."""
+    reward_scale: float = 10.0
+    """The environment's reward is multiplied by this."""
+    invalid_penalty: float = 0.1
+    """Subtracted at a turn whose reply is malformed."""
+    keep_penalty: float = 0.0
+    """Subtracted on KEEP turns (the official recipe: 0.3)."""
+    keep_penalty_mode: Literal["fixed", "normalized"] = "normalized"
+    """fixed: at every KEEP turn; normalized: divided by the episode's turns."""
+    consistency_penalty: float = 0.0
+    """Subtracted where a KEEP turn rewrites the subgoal in force."""
+    whitening: Literal["standard", "scale", "none"] = "standard"
+    """Each stream over its own turns: to mean 0 and spread 1, spread only, or not at all."""
+    weight_low: float = 1.0
+    """Weight of the action stream."""
+    weight_high: float = 1.0
+    """Weight of the subgoal stream."""
+    weight_term: float = 1.0
+    """Weight of the switch stream."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CriticConfig:
+    """The three value heads: low, high, term."""
+
+    kind: Literal["features", "shared", "separate"] = "separate"
+    """features: least squares on the policy's frozen features; shared: heads on the policy's trunk,
+    value gradients included; separate: heads on a network of their own."""
+    ridge: float = 1.0
+    """features: strength of the ridge penalty."""
+    random_features: int = 192
+    """features: fixed random ReLU features added to the hidden state."""
+    memory: int = 6
+    """features: batches the fit remembers."""
+    first_fits: int = 6
+    """features: refits on the first batch, before the first policy step."""
+    fits: int = 2
+    """features: refits on each later batch."""
+    learning_rate: float = 1e-5
+    """shared, separate: learning rate of the heads (and of the separate network)."""
+    warmup_epochs: int = 4
+    """shared, separate: passes over the first batch before the first policy step."""
+    value_clip: float | None = None
+    """shared, separate: largest move of a value an iteration rewards (official: 0.5); none: free."""
+    coefficient: float = 1.0
+    """shared: weight of the value loss beside the policy's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PpoConfig:
+    """The policy update."""
+
+    learning_rate: float = 1e-6
+    """Learning rate, constant after the warm-up."""
+    warmup_steps: int = 0
+    """Optimizer steps over which the learning rate rises."""
+    beta2: float = 0.999
+    """Adam's second decay."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay."""
+    grad_clip: float = 1.0
+    """Largest global gradient norm."""
+    epochs: int = 1
+    """Passes over a batch."""
+    minibatch_rows: int = 256
+    """Turns an optimizer step."""
+    micro_rows: int = 0
+    """Turns a forward pass; gradients add up to the minibatch's. 0: the whole minibatch."""
+    clip: float = 0.2
+    """Clip range of the importance ratio."""
+    dual_clip: float = 3.0
+    """Bound on the loss of negative advantages, in advantages."""
+    kl_coefficient: float = 0.01
+    """Weight of the k3 KL to the reference policy (the one training started from)."""
+    entropy_coefficient: float = 0.001
+    """Weight of the entropy bonus."""
+    switch_rate_coefficient: float = 0.0
+    """Weight of the squared distance between mean switch probability and its target; 0 is off."""
+    switch_rate_target: float = 0.2
+    """Target of that regularizer (turn 0 does not count)."""
+    max_skipped_steps: int = 10
+    """Stop after this many consecutive optimizer steps with a non-finite gradient."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation on full, fixed, held-out splits."""
+
+    every: int = 5
+    """Iterations between evaluations; the first and last iteration are always evaluated."""
+    splits: tuple[str, ...] = ("unseen",)
+    """Splits evaluated; the first one chooses the best checkpoint."""
+    temperature: float = 0.0
+    """0 is greedy (the official validation samples at 0.4)."""
+    max_tasks: int | None = None
+    """Only the first so many tasks of a split; none means all of it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything a run needs."""
+
+    preset: str = ""
+    """Name of the preset this run started from; set by the command line."""
+    seed: int = 1
+    """Seed of everything: weights, games, sampling, minibatches."""
+    iterations: int = 150
+    """Iterations (collect + update) after imitation."""
+    target: float | None = None
+    """Report the first evaluation at or above this success rate (the run goes on)."""
+    checkpoint_every: int = 10
+    """Iterations between checkpoints; the last one and the best one are always kept."""
+    out: pathlib.Path | None = None
+    """Run folder; none means runs/PRESET-seedS-DATE-TIME."""
+    env: EnvConfig = EnvConfig()
+    model: ModelConfig = ModelConfig()
+    prompt: PromptConfig = PromptConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    imitation: ImitationConfig = ImitationConfig()
+    credit: CreditConfig = CreditConfig()
+    critic: CriticConfig = CriticConfig()
+    ppo: PpoConfig = PpoConfig()
+    eval: EvalConfig = EvalConfig()
+
+
+class ConfigError(ValueError):
+    """An impossible combination of settings."""
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)
+
+
+def validate(config: RunConfig) -> RunConfig:
+    """Refuse impossible combinations, before anything is compiled.
+
+    Raises:
+      ConfigError: names the fields, what was found, what is expected.
+    """
+    r, c, p, e = config.rollout, config.credit, config.ppo, config.eval
+    _require(
+        r.episodes % r.group_size == 0,
+        f"rollout.episodes is {r.episodes}; expected a multiple of rollout.group_size {r.group_size}",
+    )
+    for name, value in (("gamma", c.gamma), ("lambda_turn", c.lambda_turn),
+                        ("lambda_segment", c.lambda_segment),
+                        ("lambda_boundary", c.lambda_boundary)):  # fmt: skip
+        _require(0 <= value <= 1, f"credit.{name} is {value}; expected a number in [0, 1]")
+    for name in ("episodes", "group_size", "slots", "decode_chunk"):
+        _require(getattr(r, name) > 0, f"rollout.{name} is {getattr(r, name)}; expected at least 1")
+    _require(r.temperature > 0, "rollout.temperature is 0; training must sample (greedy has no ratio)")
+    _require(0 < r.top_p <= 1, f"rollout.top_p is {r.top_p}; expected a number in (0, 1]")
+    _require(
+        p.micro_rows == 0 or p.minibatch_rows % p.micro_rows == 0,
+        f"ppo.minibatch_rows is {p.minibatch_rows}; expected a multiple of "
+        f"ppo.micro_rows {p.micro_rows}",
+    )
+    _require(bool(e.splits), "eval.splits is empty; expected at least one split")
+    _require(e.every > 0, f"eval.every is {e.every}; expected at least 1")
+    _require(
+        config.model.hidden_size % config.model.num_heads == 0,
+        f"model.hidden_size is {config.model.hidden_size}; expected a multiple of "
+        f"model.num_heads {config.model.num_heads}",
+    )
+    _require(
+        config.model.num_heads % config.model.num_kv_heads == 0,
+        f"model.num_heads is {config.model.num_heads}; expected a multiple of "
+        f"model.num_kv_heads {config.model.num_kv_heads}",
+    )
+    _require(
+        config.env.suite != "alfworld" or config.prompt.prompt_length >= 128,
+        f"prompt.prompt_length is {config.prompt.prompt_length}; real ALFWorld prompts need 128 "
+        "tokens and more",
+    )
+    return config

@@ -1,0 +1,67 @@
+"""The least-squares critic: value heads fitted in closed form on features of the frozen policy.
+
+What the fit needs of a batch are its moments, a fixed-shape sum over rows; those of the last few
+batches are remembered in a ring, so the state of the critic is a plain pytree that checkpoints bit
+for bit. A critic that is fitted has no learning rate, is warm before the first policy step and sends
+no gradient into the policy's trunk.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from hiperjax.models.heads import Heads
+
+
+class Moments(NamedTuple):
+    """Sums over rows of phi phi^T and of target phi, with phi the features and a one, per head."""
+
+    gram: Float[Array, "*ring 3 E E"]
+    cross: Float[Array, "*ring 3 E"]
+
+
+def empty_memory(features: int, batches: int) -> Moments:
+    """A ring of `batches` empty moments."""
+    size = features + 1
+    return Moments(jnp.zeros((batches, 3, size, size)), jnp.zeros((batches, 3, size)))
+
+
+def measure(
+    features: Float[Array, "N 3 F"], targets: Float[Array, "N 3"], mask: Bool[Array, "N 3"]
+) -> Moments:
+    """Moments of one batch; a row counts for the heads its mask selects."""
+    phi = jnp.concatenate([features, jnp.ones((*features.shape[:2], 1))], axis=-1)
+    weighted = jnp.where(mask[..., None], phi, 0.0)
+    gram = jnp.einsum("nhf,nhg->hfg", weighted, phi)
+    cross = jnp.einsum("nhf,nh->hf", weighted, jnp.where(mask, targets, 0.0))
+    return Moments(gram, cross)
+
+
+def remember(memory: Moments, batch: Moments, slot: Int[Array, ""]) -> Moments:
+    """Put a batch's moments into the ring, over the oldest."""
+    return jax.tree.map(lambda ring, new: ring.at[slot].set(new), memory, batch)
+
+
+def solve(memory: Moments, ridge: float) -> Heads:
+    """Ridge regression of every head on all remembered rows, intercept unpenalized.
+
+    Minimizes mean (value - target)^2 + ridge / rows * |slope|^2 with the slope in units of
+    standardized features, so `ridge` means the same whatever their scale. A head that no row
+    selects is zero.
+    """
+
+    def solve_one(gram: Array, cross: Array) -> tuple[Array, Array]:
+        count = jnp.maximum(gram[-1, -1], 1.0)
+        mean, center = gram[-1, :-1] / count, cross[-1] / count
+        cov = gram[:-1, :-1] / count - jnp.outer(mean, mean)
+        scale = jnp.sqrt(jnp.maximum(jnp.diag(cov), 0.0))
+        scale = jnp.where(scale > 1e-4, scale, 1.0)
+        a = cov / jnp.outer(scale, scale) + ridge / count * jnp.eye(len(scale))
+        slope = jnp.linalg.solve(a, (cross[:-1] / count - mean * center) / scale) / scale
+        return slope, center - mean @ slope
+
+    total = jax.tree.map(lambda ring: ring.sum(axis=0), memory)
+    kernel, bias = jax.vmap(solve_one, out_axes=(1, 0))(total.gram, total.cross)
+    return {"kernel": kernel, "bias": bias}

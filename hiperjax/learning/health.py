@@ -1,0 +1,77 @@
+"""Is the hierarchy alive? Counts over trajectories, on the host, once an iteration."""
+
+import collections
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from hiperjax.types import Ending, Trajectory
+
+SEGMENT_BINS = ((1, 1), (2, 2), (3, 4), (5, 8), (9, None))
+"""Bins of the histogram of segment lengths, both ends included."""
+
+
+def segments(trajectory: Trajectory) -> Iterator[tuple[int, str]]:
+    """Length and subgoal of every segment."""
+    starts = [t for t, turn in enumerate(trajectory.turns) if turn.blocks.switch]
+    for start, end in zip(starts, [*starts[1:], len(trajectory.turns)], strict=True):
+        yield end - start, trajectory.turns[start].blocks.subgoal
+
+
+def _share(flags: Sequence[bool]) -> float:
+    return float(np.mean(flags)) if len(flags) else 0.0
+
+
+def _entropy(counts: Sequence[int]) -> float:
+    total = sum(counts)
+    return -sum(c / total * math.log(c / total) for c in counts) if total else 0.0
+
+
+def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Means per episode (length, reward, success) and shares of turns (everything else).
+
+    `switch_share` leaves turn 0 out, which always opens a segment. `subgoal_entropy` is that of the
+    distribution of subgoal texts over segments, in nats.
+    """
+    turns = [turn for trajectory in trajectories for turn in trajectory.turns]
+    later = [turn for trajectory in trajectories for turn in trajectory.turns[1:]]
+    parts = [part for trajectory in trajectories for part in segments(trajectory)]
+    lengths = [length for length, _ in parts]
+    subgoals = collections.Counter(subgoal for _, subgoal in parts)
+    out = {
+        "success": _share([t.success for t in trajectories]),
+        "truncated_share": _share([t.ending is Ending.TRUNCATED for t in trajectories]),
+        "episode_length": float(np.mean([len(t.turns) for t in trajectories])),
+        "episode_reward": float(np.mean([sum(u.reward for u in t.turns) for t in trajectories])),
+        "switch_share": _share([turn.blocks.switch for turn in later]),
+        "segment_length": float(np.mean(lengths)),
+        "keep_violation_share": _share([turn.blocks.keep_violation for turn in turns]),
+        "malformed_share": _share([not turn.blocks.well_formed for turn in turns]),
+        "inadmissible_share": _share([not turn.admissible for turn in turns]),
+        "subgoals_distinct": float(len(subgoals)),
+        "subgoal_entropy": _entropy(list(subgoals.values())),
+        "reply_length": float(np.mean([len(turn.response_ids) for turn in turns])),
+        "prompt_length": float(np.mean([len(turn.prompt_ids) for turn in turns])),
+    }
+    for low, high in SEGMENT_BINS:
+        name = f"segments_{low}" + ("" if high == low else "_up" if high is None else f"_{high}")
+        out[name] = _share([low <= n and (high is None or n <= high) for n in lengths])
+    return out
+
+
+def warn_of_collapse(switch_share: float, mean_length: float) -> str | None:
+    """A plain sentence when the hierarchy has collapsed to one of its two degenerate modes."""
+    if mean_length < 2:
+        return None  # one-turn episodes have nothing to switch
+    if switch_share > 0.9:
+        return (
+            f"the hierarchy has collapsed: {switch_share:.0%} of turns switch, so every turn is its "
+            "own segment; set ppo.switch_rate_coefficient, or lower credit.keep_penalty"
+        )
+    if switch_share < 0.01:
+        return (
+            f"the hierarchy has collapsed: {switch_share:.1%} of turns switch, so an episode is one "
+            "segment; set ppo.switch_rate_coefficient with a ppo.switch_rate_target above it"
+        )
+    return None

@@ -1,0 +1,133 @@
+"""Policy and value losses: pure functions of arrays, `LossInputs -> LossOutputs`.
+
+Every mean is a masked sum divided by a denominator the caller gives (the minibatch's token count),
+so that micro-batches of any size add up to the same gradient.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+Metrics = dict[str, Array]
+
+
+class LossInputs(NamedTuple):
+    """Reply tokens of one (micro-)batch: `n` rows, `R` reply positions."""
+
+    logprobs: Float[Array, "n R"]
+    old_logprobs: Float[Array, "n R"]
+    ref_logprobs: Float[Array, "n R"]
+    """under the reference policy; equal to `logprobs` where there is none"""
+    entropy: Float[Array, "n R"]
+    advantage: Float[Array, "n R"]
+    mask: Bool[Array, "n R"]
+    """tokens that count; whatever stands elsewhere has no influence on loss or gradient"""
+
+
+class LossOutputs(NamedTuple):
+    loss: Float[Array, ""]
+    metrics: Metrics
+
+
+def ppo_loss(
+    inputs: LossInputs,
+    denominator: Float[Array, ""],
+    *,
+    clip: float,
+    dual_clip: float,
+    kl_coefficient: float,
+    entropy_coefficient: float,
+) -> LossOutputs:
+    """Clipped surrogate with dual clip, k3 KL to the reference and entropy bonus, token by token.
+
+    `max(-A w, -A clip(w))`, and for A < 0 at most `-dual_clip A`, with w the importance ratio. At
+    w = 1 its gradient is that of the plain policy gradient `-A log pi`.
+
+    Args:
+      inputs: tokens.
+      denominator: what sums are divided by: the number of counted tokens of the whole minibatch.
+    """
+    mask = inputs.mask
+    log_ratio = jnp.where(mask, inputs.logprobs - inputs.old_logprobs, 0.0)
+    ratio = jnp.exp(log_ratio)
+    advantage = jnp.where(mask, inputs.advantage, 0.0)
+    clipped = jnp.clip(ratio, 1 - clip, 1 + clip)
+    surrogate = jnp.maximum(-advantage * ratio, -advantage * clipped)
+    bounded = jnp.minimum(surrogate, -dual_clip * advantage)
+    policy = jnp.where(advantage < 0, bounded, surrogate)
+    gap = jnp.clip(jnp.where(mask, inputs.ref_logprobs - inputs.logprobs, 0.0), -10, 10)
+    kl = jnp.exp(gap) - gap - 1
+
+    def mean(x: Array) -> Array:
+        return jnp.sum(jnp.where(mask, x, 0.0)) / denominator
+
+    loss = mean(policy)
+    metrics = {
+        "policy_loss": loss,
+        "clip_share": mean((advantage * ratio > advantage * clipped).astype(jnp.float32)),
+        "kl_old": mean(-log_ratio),
+        "kl_reference": mean(kl),
+        "entropy": mean(inputs.entropy),
+    }
+    loss += kl_coefficient * metrics["kl_reference"] - entropy_coefficient * metrics["entropy"]
+    return LossOutputs(loss, metrics)
+
+
+def value_loss(
+    values: Float[Array, "n 3"],
+    old_values: Float[Array, "n 3"],
+    targets: Float[Array, "n 3"],
+    mask: Bool[Array, "n 3"],
+    denominator: Float[Array, "3"],
+    *,
+    value_clip: float | None,
+) -> LossOutputs:
+    """Squared error of the three heads, each over its own places, summed over heads.
+
+    With `value_clip`, a value is not rewarded for moving further than that from its old one.
+    """
+    error = (values - targets) ** 2
+    if value_clip is not None:
+        near = old_values + jnp.clip(values - old_values, -value_clip, value_clip)
+        error = jnp.maximum(error, (near - targets) ** 2)
+    heads = jnp.where(mask, error, 0.0).sum(axis=0) / denominator
+    names = ("value_loss_low", "value_loss_high", "value_loss_term")
+    return LossOutputs(heads.sum(), dict(zip(names, heads, strict=True)))
+
+
+def switch_rate_loss(
+    logprobs: Float[Array, "n R"],
+    switch_tokens: Bool[Array, "n R"],
+    switched: Bool[Array, " n"],
+    counted: Bool[Array, " n"],
+    target: float,
+) -> Float[Array, ""]:
+    """Squared distance between the mean probability of SWITCH and its target.
+
+    The probability of a row's switch block is that of the decision it states: p(SWITCH) is it or
+    its complement.
+
+    Args:
+      logprobs: of the reply tokens.
+      switch_tokens: the tokens of the switch block.
+      switched: whether the block says SWITCH.
+      counted: rows that had the choice (not turn 0, well-formed).
+    """
+    stated = jnp.exp(jnp.sum(jnp.where(switch_tokens, logprobs, 0.0), axis=-1))
+    probability = jnp.where(switched, stated, 1 - stated)
+    mean = jnp.sum(jnp.where(counted, probability, 0.0)) / jnp.maximum(counted.sum(), 1)
+    return (mean - target) ** 2
+
+
+def token_logprobs(
+    logits: Float[Array, "n R V"], tokens: Array
+) -> tuple[Float[Array, "n R"], Float[Array, "n R"]]:
+    """Log-prob of each token and entropy of its distribution, in float32."""
+    logits = logits.astype(jnp.float32)
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    entropy = normalizer - jnp.sum(probabilities * logits, axis=-1)
+    return chosen - normalizer, entropy

@@ -1,0 +1,69 @@
+"""Named starting points: each differs from the defaults only in what it names."""
+
+import dataclasses
+
+from hiperjax.config import (
+    CreditConfig,
+    CriticConfig,
+    EnvConfig,
+    EvalConfig,
+    ImitationConfig,
+    ModelConfig,
+    PpoConfig,
+    PromptConfig,
+    RolloutConfig,
+    RunConfig,
+)
+
+DEFAULT = "household-tiny"
+
+_TINY_CREDIT = CreditConfig(
+    gamma=0.97, lambda_segment=1.0, lambda_boundary=1.0, reward_scale=1.0, weight_term=0.3
+)
+_TINY_PPO = PpoConfig(
+    learning_rate=4e-4,
+    warmup_steps=2,
+    beta2=0.99,
+    weight_decay=0.0,
+    minibatch_rows=128,
+    kl_coefficient=0.0,
+    entropy_coefficient=0.0,
+)
+
+_HOUSEHOLD_TINY = RunConfig(
+    iterations=60,
+    target=0.85,
+    prompt=PromptConfig(style="compact", history_length=1, prompt_length=112, reply_length=24),
+    rollout=RolloutConfig(episodes=48, slots=24, decode_chunk=24),
+    imitation=ImitationConfig(steps=500),
+    credit=_TINY_CREDIT,
+    critic=CriticConfig(kind="features"),
+    ppo=_TINY_PPO,
+)
+
+_ALFWORLD_SMALL = dataclasses.replace(
+    _HOUSEHOLD_TINY,
+    env=EnvConfig(suite="alfworld"),
+    model=ModelConfig(hidden_size=128, intermediate_size=352, num_layers=4),
+    prompt=PromptConfig(style="compact", history_length=2, prompt_length=768, reply_length=24),
+    imitation=ImitationConfig(steps=1500),
+    eval=EvalConfig(every=10, splits=("valid_seen",)),
+    target=None,
+)
+
+PRESETS: dict[str, tuple[str, RunConfig]] = {
+    name: (about, dataclasses.replace(config, preset=name))
+    for name, about, config in (
+        (
+            "household-tiny",
+            "generated household games, a tiny transformer: learns on a laptop in minutes",
+            _HOUSEHOLD_TINY,
+        ),
+        (
+            "alfworld-small",
+            "official ALFWorld games (--env.games DIR), a small transformer from random weights",
+            _ALFWORLD_SMALL,
+        ),
+    )
+}
+"""What each preset is for, and its configuration."""

@@ -1,0 +1,39 @@
+"""Trajectories as text a person can read."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from hiperjax.types import Trajectory
+
+SAMPLES = "samples"
+
+
+def render_trajectory(trajectory: Trajectory, tokenizer: Any) -> str:
+    """Turn by turn: observation, decision, subgoal, action, reward, and the reply as sampled."""
+    outcome = "solved" if trajectory.success else "not solved"
+    lines = [f"task {trajectory.task_id}: {outcome}, {trajectory.ending.value}"]
+    for number, turn in enumerate(trajectory.turns, start=1):
+        b = turn.blocks
+        word = "SWITCH" if b.switch else "keep"
+        marks = [m for m, on in (("malformed", not b.well_formed),
+                                 ("rewrote the subgoal", b.keep_violation),
+                                 ("inadmissible", not turn.admissible)) if on]  # fmt: skip
+        lines += [
+            f"-- turn {number} {' '.join(f'[{m}]' for m in marks)}".rstrip(),
+            f"   sees    {turn.observation.strip()!r}",
+            f"   {word:<7} {b.subgoal}",
+            f"   acts    {b.action}    reward {turn.reward:g}",
+            f"   reply   {tokenizer.decode(turn.response_ids)!r}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def write_samples(
+    folder: pathlib.Path, iteration: int, trajectories: Sequence[Trajectory], tokenizer: Any
+) -> None:
+    """One solved and one unsolved episode (where there are such) to `samples/`."""
+    chosen = [next((t for t in trajectories if t.success is wanted), None) for wanted in (True, False)]
+    text = "\n".join(render_trajectory(t, tokenizer) for t in chosen if t is not None)
+    (folder / SAMPLES).mkdir(parents=True, exist_ok=True)
+    (folder / SAMPLES / f"iteration_{iteration:06d}.txt").write_text(text)
