@@ -8,7 +8,6 @@ Axes: `N` rows, `L` tokens a row, `D` hidden size, `V` vocabulary, `S` decode sl
 length, `H` heads, `G` key-value heads, `d` head size.
 """
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -19,7 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from hiperjax.models.architecture import TransformerConfig
 from hiperjax.models.attention import attend, row_mask, window_mask
-from hiperjax.models.rope import angles, rotate
+from hiperjax.models.layers import Block, Linear, RMSNorm, block_of, rms_norm
+from hiperjax.models.rope import angles
 
 __all__ = [
     "KeyValues",
@@ -56,124 +56,6 @@ class _Context(NamedTuple):
     lengths: Int[Array, " N"] | None
 
 
-def per_feature(vector: Float[Array, " D"], ndim: int) -> Float[Array, "..."]:
-    """A vector over the last axis, ready to meet an array of `ndim` axes."""
-    return jnp.expand_dims(vector, tuple(range(ndim - 1)))
-
-
-class RMSNorm(nnx.Module):
-    """Root-mean-square norm over the last axis, computed in float32."""
-
-    def __init__(self, size: int, eps: float):
-        self.scale = nnx.Param(jnp.ones(size))
-        self.eps = eps
-
-    def __call__(self, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
-        wide = x.astype(jnp.float32)
-        wide *= jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.eps)
-        return wide.astype(x.dtype) * per_feature(self.scale[...].astype(x.dtype), x.ndim)
-
-
-class Linear(nnx.Module):
-    """`x @ kernel`, with an optional bias and an optional low-rank adapter beside the kernel."""
-
-    def __init__(
-        self,
-        features_in: int,
-        features_out: int,
-        *,
-        rngs: nnx.Rngs,
-        bias: bool = False,
-        std_factor: float = 1.0,
-        rank: int = 0,
-        alpha: float = 1.0,
-    ):
-        std = std_factor / math.sqrt(features_in)
-        shape = (features_in, features_out)
-        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape))
-        if bias:
-            self.bias = nnx.Param(jnp.zeros(features_out))
-        if rank:
-            down = jax.random.normal(rngs.params(), (features_in, rank))
-            self.lora_a = nnx.Param(down / math.sqrt(features_in))
-            self.lora_b = nnx.Param(jnp.zeros((rank, features_out)))
-        self.use_bias = bias
-        self.adapter_scale = alpha / rank if rank else 0.0
-
-    def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
-        y = x @ self.kernel[...].astype(x.dtype)
-        if self.use_bias:
-            y += per_feature(self.bias[...].astype(x.dtype), y.ndim)
-        if self.adapter_scale:
-            low = x @ self.lora_a[...].astype(x.dtype)
-            y += (low @ self.lora_b[...].astype(x.dtype)) * self.adapter_scale
-        return y
-
-
-def _linear(
-    config: TransformerConfig, name: str, features_in: int, features_out: int, **options: Any
-) -> Linear:
-    """A projection by name, so that the config can say which ones carry adapters."""
-    rank = config.lora_rank if name in config.lora_targets else 0
-    return Linear(features_in, features_out, rank=rank, alpha=config.lora_alpha, **options)
-
-
-class Attention(nnx.Module):
-    """Projections and norms of grouped-query attention."""
-
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        width = config.num_heads * config.head_dim
-        kv_width = config.num_kv_heads * config.head_dim
-        hidden, bias = config.hidden_size, config.qkv_bias
-        residual = 1 / math.sqrt(2 * config.num_layers)
-        self.q = _linear(config, "q", hidden, width, bias=bias, rngs=rngs)
-        self.k = _linear(config, "k", hidden, kv_width, bias=bias, rngs=rngs)
-        self.v = _linear(config, "v", hidden, kv_width, bias=bias, rngs=rngs)
-        self.o = _linear(config, "o", width, hidden, std_factor=residual, rngs=rngs)
-        if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
-            self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
-        self.qk_norm, self.head_dim = config.qk_norm, config.head_dim
-
-    def project(
-        self, x: Float[Array, "N Q D"], cos: Float[Array, "N Q 1 h"], sin: Float[Array, "N Q 1 h"]
-    ) -> tuple[Float[Array, "N Q H d"], Float[Array, "N Q G d"], Float[Array, "N Q G d"]]:
-        """Query, key and value by head; query and key normed and rotated."""
-        query, key, value = (
-            y.reshape(*y.shape[:-1], -1, self.head_dim) for y in (self.q(x), self.k(x), self.v(x))
-        )
-        if self.qk_norm:
-            query, key = self.q_norm(query), self.k_norm(key)
-        return rotate(query, cos, sin), rotate(key, cos, sin), value
-
-    def merge(self, heads: Float[Array, "N Q H d"]) -> Float[Array, "N Q D"]:
-        return self.o(heads.reshape(*heads.shape[:-2], -1))
-
-
-class MLP(nnx.Module):
-    """SwiGLU."""
-
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        hidden, wide = config.hidden_size, config.intermediate_size
-        residual = 1 / math.sqrt(2 * config.num_layers)
-        self.gate = _linear(config, "gate", hidden, wide, rngs=rngs)
-        self.up = _linear(config, "up", hidden, wide, rngs=rngs)
-        self.down = _linear(config, "down", wide, hidden, std_factor=residual, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "N Q D"]) -> Float[Array, "N Q D"]:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
-
-
-class Block(nnx.Module):
-    """One layer: attention and MLP, each normed before and added to the residual stream."""
-
-    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.attention = Attention(config, rngs=rngs)
-        self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = MLP(config, rngs=rngs)
-
-
 class Transformer(nnx.Module):
     """The definition. `layers` is one `Block` whose parameters carry a leading layer axis."""
 
@@ -192,16 +74,6 @@ class Transformer(nnx.Module):
             self.unembedding = Linear(config.hidden_size, config.vocab_size, rngs=rngs)
 
 
-@functools.lru_cache(maxsize=64)
-def _block_definition(config: TransformerConfig) -> nnx.GraphDef:
-    return nnx.split(nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0))))[0]
-
-
-def _block(config: TransformerConfig, params: Params) -> Block:
-    """One layer's module around that layer's parameters."""
-    return nnx.merge(_block_definition(config), nnx.State(params))
-
-
 def init_params(config: TransformerConfig, key: Key[Array, ""]) -> Params:
     """Fresh float32 parameters; kernels have standard deviation `1 / sqrt(fan_in)`.
 
@@ -214,12 +86,6 @@ def init_params(config: TransformerConfig, key: Key[Array, ""]) -> Params:
 def cast_params(params: Params, dtype: Any) -> Params:
     """Compute weights from float32 masters: once an update, for learner and sampler alike."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-
-
-def _norm(scale: Params, x: Float[Array, "*batch D"], config: TransformerConfig):
-    norm = RMSNorm(config.hidden_size, config.norm_eps)
-    norm.scale = nnx.Param(scale["scale"])
-    return norm(x)
 
 
 def _embed(
@@ -242,14 +108,6 @@ def _mask(context: _Context, window: Int[Array, ""] | None) -> Bool[Array, "N Q 
         return context.mask
     near = window_mask(context.query_position, context.key_position, window)
     return near if context.mask is None else near & context.mask
-
-
-def _add_block(
-    block: Block, x: Float[Array, "N Q D"], heads: Float[Array, "N Q H d"]
-) -> Float[Array, "N Q D"]:
-    """Residual stream after a layer whose attention read `heads`."""
-    x = x + block.attention.merge(heads)
-    return x + block.mlp(block.mlp_norm(x))
 
 
 def _checkpointed(config: TransformerConfig, body: Any) -> Any:
@@ -275,7 +133,7 @@ def _run_rows(
 
     def body(x, layer):
         layer_params, before, window = layer
-        block = _block(config, layer_params)
+        block = block_of(config, layer_params)
         query, key, value = block.attention.project(
             block.attention_norm(x), context.cos, context.sin
         )
@@ -292,11 +150,11 @@ def _run_rows(
             lengths=context.lengths,
             implementation=config.attention,
         )
-        return _add_block(block, x, heads), KeyValues(key, value) if keep else None
+        return block.finish(x, heads), KeyValues(key, value) if keep else None
 
     layers = (params["layers"], prefix, _windows(config))
     x, kept = jax.lax.scan(_checkpointed(config, body), _embed(params, config, tokens), layers)
-    return _norm(params["final_norm"], x, config), kept
+    return rms_norm(x, params["final_norm"]["scale"], config.norm_eps), kept
 
 
 def _row_context(
@@ -320,6 +178,7 @@ def _row_context(
     if lengths is not None and plain and config.attention == "cudnn":
         return _Context(cos, sin, positions, key_position, None, lengths)
     if token_mask is None:
+        assert lengths is not None
         token_mask = jnp.arange(length)[None] < lengths[:, None]
     mask = row_mask(token_mask, segments, prefix_length)
     return _Context(cos, sin, positions, key_position, mask, None)
@@ -389,7 +248,7 @@ def decode(
     def body(carry, layer):
         x, cache = carry
         layer_params, index, window = layer
-        block = _block(config, layer_params)
+        block = block_of(config, layer_params)
         query, key, value = block.attention.project(block.attention_norm(x), cos, sin)
         cache = KeyValues(
             cache.k.at[index, slots, position].set(key[:, 0].astype(cache.k.dtype)),
@@ -397,12 +256,12 @@ def decode(
         )
         keys, values = (a[index][:, :reach].astype(x.dtype) for a in cache)
         heads = attend(query, keys, values, mask=_mask(context, window))
-        return (_add_block(block, x, heads), cache), None
+        return (block.finish(x, heads), cache), None
 
     layers = (params["layers"], jnp.arange(config.num_layers), _windows(config))
     x = _embed(params, config, token[:, None])
     (x, cache), _ = jax.lax.scan(body, (x, cache), layers, unroll=config.decode_unroll)
-    return _norm(params["final_norm"], x, config)[:, 0], cache
+    return rms_norm(x, params["final_norm"]["scale"], config.norm_eps)[:, 0], cache
 
 
 def logits(

@@ -1,0 +1,147 @@
+"""Tokenizers: the one a checkpoint folder brings, or a small one trained on a world's own words.
+
+Both are `transformers` fast tokenizers with the same interface, and both live in an ordinary
+tokenizer folder.
+"""
+
+import collections
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import regex
+from jaxtyping import Int
+from tokenizers import AddedToken, Tokenizer, pre_tokenizers
+from tokenizers import Regex as TokenizerRegex
+from tokenizers.models import WordLevel
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+UNKNOWN, PAD, END_OF_TURN = "<unk>", "<pad>", "<end>"
+FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+def load_tokenizer(folder: str | pathlib.Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a local folder, through `AutoTokenizer`; never asks the network.
+
+    Raises:
+      FileNotFoundError: the folder, or a tokenizer in it, is absent.
+      ValueError: it has no fast tokenizer, or none of the special tokens a sampler needs.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: no such folder; expected one that holds {' and '.join(FILES)}"
+        )
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder}: no {' and no '.join(missing)}; copy them from the checkpoint"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(
+            f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer; expected one that "
+            "reads tokenizer.json"
+        )
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"{folder}: no eos_token in {FILES[1]}; name the token that ends a turn")
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> None:
+    """Refuse a tokenizer with ids the model has no embedding for (models may have spare rows)."""
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= vocab_size:
+        raise ValueError(
+            f"tokenizer {tokenizer.name_or_path or '(in memory)'}: largest token id {largest}, but "
+            f"the model has {vocab_size} embeddings; use the tokenizer of the same checkpoint"
+        )
+
+
+def _phrase_pattern(phrases: Sequence[str]) -> str:
+    """Whole phrases first, the longest first; then any word."""
+    whole = (regex.escape(p, literal_spaces=True) for p in sorted(phrases, key=len, reverse=True))
+    alternatives = "|".join(whole)
+    return rf"(?<!\S)(?:{alternatives})(?!\S)|\S+" if alternatives else r"\S+"
+
+
+def _check_pieces(special_tags: Sequence[str], phrases: Sequence[str]) -> None:
+    for tag in special_tags:
+        if not tag or any(c.isspace() for c in tag):
+            raise ValueError(f"special tag {tag!r}: expected a non-empty string without blanks")
+    for phrase in phrases:
+        if phrase != " ".join(phrase.split()) or " " not in phrase:
+            raise ValueError(f"phrase {phrase!r}: expected two or more words, one blank between")
+
+
+def _count_pieces(
+    texts: Iterable[str], pattern: str, tags: Sequence[str], phrases: Sequence[str]
+) -> collections.Counter:
+    """How often each word or phrase occurs; tags stand apart even where no blank does.
+
+    The words of a phrase count too, as rarest: they may turn up in another order.
+    """
+    pieces = regex.compile(pattern)
+    apart = regex.compile("|".join(map(regex.escape, tags))) if tags else None
+    counts = collections.Counter({word: 0 for phrase in phrases for word in phrase.split()})
+    for text in texts:
+        for part in apart.split(text) if apart else [text]:
+            counts.update(" ".join(match.split()) for match in pieces.findall(part))
+    return counts
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    special_tags: Sequence[str],
+    phrases: Sequence[str] = (),
+    max_vocab: int = 4096,
+) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer of the words in `texts`; the commonest ones, if there are too many.
+
+    Words are what stands between blanks. Each of `special_tags` is one token wherever it occurs,
+    blanks around it or not; each of `phrases` is one token where it stands as whole words. Of a
+    text without unknown words, decoding gives back its tokens with one blank between each.
+    """
+    _check_pieces(special_tags, phrases)
+    tags = list(dict.fromkeys(special_tags))
+    pattern = _phrase_pattern(phrases)
+    counts = _count_pieces(texts, pattern, tags, phrases)
+    specials = [PAD, UNKNOWN, END_OF_TURN]
+    room = max_vocab - len(specials) - len(tags)
+    if room < 1:
+        raise ValueError(
+            f"max_vocab {max_vocab} leaves no room for words beside {len(specials) + len(tags)} "
+            "special tokens and tags; raise it"
+        )
+    common = sorted(counts, key=lambda word: (-counts[word], word))[:room]
+    vocabulary = {word: i for i, word in enumerate([*specials, *tags, *common])}
+    backend = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
+    backend.pre_tokenizer = pre_tokenizers.Split(TokenizerRegex(pattern), "removed", invert=True)
+    backend.add_tokens([AddedToken(tag, normalized=False) for tag in tags])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token=UNKNOWN,
+        pad_token=PAD,
+        eos_token=END_OF_TURN,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def encode_batch(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
+) -> list[Int[np.ndarray, " n"]]:
+    """Token ids of many texts, without special tokens around them; the fast path."""
+    encodings = tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
+
+
+def encode_with_offsets(
+    tokenizer: PreTrainedTokenizerFast, text: str
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, "n 2"]]:
+    """Token ids and the half-open range of characters each covers.
+
+    The tokens of a character that byte-level BPE splits all cover that character.
+    """
+    encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    offsets = np.asarray(encoding.offsets, np.int32).reshape(-1, 2)
+    return np.asarray(encoding.ids, np.int32), offsets
