@@ -1,16 +1,19 @@
 """Tests run stricter than users do.
 
 Settings reach JAX through environment variables, before its first import: worlds are then tested
-without waking XLA, and processes that tests start inherit the same strictness. Do not import
-`hiperjax` here at module level: the shape checker hooks its imports only after this file is read.
+without waking XLA, and processes that tests start inherit them. Do not import `hiperjax` here at
+module level: the shape checker hooks its imports only after this file is read.
 
-- Rank promotion raises: `[B] + [B, 1]` is a bug far more often than a wish. flax and optax obey.
-- Dtype promotion is strict in the tests of `hiperjax_kernels` only: optax's bias correction
-  (`decay ** count`, float and int32) raises under it, so no training step can be taken.
+- Rank promotion raises in the tests of `hiperjax_kernels` and `hiperjax.models`, where code is for
+  one example or broadcasts by name. Left of a vmap it does not: the wings compare `[T]` with
+  `[B, 1]` on purpose.
+- Dtype promotion is strict in the tests of `hiperjax_kernels`. Anywhere near optax it cannot be:
+  its bias correction is `decay ** count`, float and int32.
 - Generated examples are the same in every run. `pytest --hypothesis-profile=explore` looks further.
 - Compiled programs are kept in pytest's cache folder; `pytest --cache-clear` drops them.
 """
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -20,11 +23,17 @@ from hypothesis import settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
-DTYPE_STRICT = {f"test_{path.stem}" for path in (ROOT / "kernels/hiperjax_kernels").glob("*.py")}
+
+
+def tests_of(package: str) -> set[str]:
+    return {f"test_{path.stem}" for path in (ROOT / package).glob("*.py")}
+
+
+DTYPE_STRICT = tests_of("kernels/hiperjax_kernels")
+RANK_STRICT = DTYPE_STRICT | tests_of("hiperjax/models")
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the gpu marker's tests: JAX_PLATFORMS=cuda pytest
 os.environ["JAX_ENABLE_X64"] = "0"
-os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=30)
 settings.register_profile("explore", deadline=None, max_examples=500)
@@ -41,14 +50,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def strict_dtypes(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No implicit dtype promotion, in the tests of the kernels."""
-    if request.path.stem not in DTYPE_STRICT:
-        yield
-        return
-    import jax
+def strict_arrays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No implicit promotion where the code can do without."""
+    name = request.path.stem
+    with contextlib.ExitStack() as stack:
+        if name in RANK_STRICT:
+            import jax
 
-    with jax.numpy_dtype_promotion("strict"):
+            stack.enter_context(jax.numpy_rank_promotion("raise"))
+            if name in DTYPE_STRICT:
+                stack.enter_context(jax.numpy_dtype_promotion("strict"))
         yield
 
 
