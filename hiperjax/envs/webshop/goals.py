@@ -1,0 +1,214 @@
+"""Tasks of the shop: what to buy, with which options, below which price.
+
+Everything drawn by chance comes from Python's generator in the order of the original: actual
+prices of products with a range, then one price cap a product (or human instruction), then, from
+the same seed anew, the shuffle. So a seed fixes the goals and their order to the letter.
+
+Goals are kept as numbers and written out on demand: a large catalogue has millions of them.
+"""
+
+import bisect
+import dataclasses
+import functools
+import itertools
+import math
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from hiperjax.envs.webshop.catalogue import HumanInstruction, Product
+
+GoalKind = Literal["synthetic", "human"]
+NO_CAP = 1_000_000
+"""The price cap of a goal that names none."""
+_CAPS = tuple(10.0 * step for step in range(1, 100))
+_PRICE_TEXT = ", and price lower than {:.2f} dollars"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Goal:
+    """One task."""
+
+    kind: GoalKind
+    asin: str
+    category: str
+    query: str
+    title: str
+    product_category: str
+    instruction: str
+    attributes: tuple[str, ...]
+    price_cap: float
+    options: tuple[tuple[str, str], ...] | tuple[str, ...]
+    """(name, value) pairs of a synthetic goal, values of a human one"""
+    weight: float
+    """share of an unplanned draw"""
+
+    @property
+    def option_values(self) -> tuple[str, ...]:
+        return tuple(o if isinstance(o, str) else o[1] for o in self.options)
+
+    def to_official(self) -> dict[str, Any]:
+        """The goal under the original's field names, as its recordings and hashes hold it."""
+        named = self.kind == "synthetic"
+        return {
+            "asin": self.asin,
+            "category": self.category,
+            "query": self.query,
+            "name": self.title,
+            "product_category": self.product_category,
+            "instruction_text": self.instruction,
+            "attributes": list(self.attributes),
+            "price_upper": self.price_cap,
+            "goal_options": dict(self.options) if named else list(self.options),  # pyright: ignore
+            "weight": self.weight,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class GoalList(Sequence[Goal]):
+    """All goals of a catalogue under one seed, in the order of that seed."""
+
+    products: Sequence[Product]
+    kind: GoalKind
+    seed: int
+    prices: Float[np.ndarray, " products"]
+    """actual price of each product: what the reward compares with the cap"""
+    sources: tuple["_Source", ...]
+    places: Int[np.ndarray, "goals 2"]
+    """(source, combination of its options) of each goal, shuffled"""
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Goal:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if not 0 <= index < len(self.places):
+            raise IndexError(f"goal {index}: expected 0 to {len(self.places) - 1}")
+        source, combination = self.places[index]
+        return self.sources[source].write(self.products, int(combination))
+
+    @functools.cached_property
+    def targets(self) -> Int[np.ndarray, " goals"]:
+        """Place in `products` of each goal's own product."""
+        return np.array([source.place for source in self.sources], np.int64)[self.places[:, 0]]
+
+    @functools.cached_property
+    def cumulative_weights(self) -> list[float]:
+        weights = [source.weight for source in self.sources]
+        return list(itertools.accumulate(weights[source] for source in self.places[:, 0]))
+
+    def draw(self, rng: random.Random) -> int:
+        """A weighted draw as the original makes it: one place too far, and cut at the end.
+
+        So goal 0 never comes up, and the last goal has two shares.
+        """
+        position = rng.random() * self.cumulative_weights[-1]
+        place = bisect.bisect(self.cumulative_weights, position) + 1
+        return min(place, len(self) - 1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Source:
+    """What the goals of one product, or of one human instruction, have in common."""
+
+    place: int
+    text: str
+    attributes: tuple[str, ...]
+    human: HumanInstruction | None
+    cap: float
+    weight: float = 1
+
+    def write(self, products: Sequence[Product], combination: int) -> Goal:
+        product = products[self.place]
+        if self.human is None:
+            options = _pick_options(product, combination)
+            named = ", and ".join(f"{name}: {value}" for name, value in options)
+            text = f"{self.text} with {named}" if named else self.text
+        else:
+            options, text = self.human.options, self.text
+        return Goal(
+            kind="synthetic" if self.human is None else "human",
+            asin=product.asin,
+            category=product.category,
+            query=product.query,
+            title=product.title,
+            product_category=product.product_category,
+            instruction=text + (_PRICE_TEXT.format(self.cap) if self.cap != NO_CAP else ""),
+            attributes=self.attributes,
+            price_cap=self.cap,
+            options=options,
+            weight=self.weight,
+        )
+
+
+def _pick_options(product: Product, combination: int) -> tuple[tuple[str, str], ...]:
+    """The combination of that number when the last option name counts fastest."""
+    picked: list[tuple[str, str]] = []
+    for name, values in sorted(product.options, reverse=True):
+        combination, place = divmod(combination, len(values))
+        picked.append((name, values[place]))
+    return tuple(reversed(picked))
+
+
+def draw_prices(products: Iterable[Product], rng: random.Random) -> list[float]:
+    """Actual prices: the one there is, or a uniform draw from the range."""
+    return [p.prices[0] if len(p.prices) == 1 else rng.uniform(*p.prices) for p in products]
+
+
+def draw_cap(price: float, rng: random.Random) -> float:
+    """The larger of two of the next four tens above a price; `NO_CAP` where fewer than two are."""
+    above = [cap for cap in _CAPS if cap > price][:4]
+    return max(rng.sample(above, 2)) if len(above) >= 2 else NO_CAP
+
+
+def build_goals(products: Sequence[Product], kind: GoalKind, seed: int) -> GoalList:
+    """Draw prices and caps, list the goals of every product, shuffle."""
+    rng = random.Random(seed)
+    prices = draw_prices(products, rng)
+    sources: list[_Source] = []
+    counts: list[int] = []
+    for place, product in enumerate(products):
+        for text, attributes, human, count in _list_sources(product, kind):
+            cap = draw_cap(prices[place], rng)
+            sources.append(_Source(place, text, attributes, human, cap))
+            counts.append(count)
+    if kind == "synthetic":
+        sources = _weigh(sources, counts)
+    order = list(range(sum(counts)))
+    random.Random(seed).shuffle(order)
+    owner = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]]) if counts else np.zeros(0)
+    combination = np.arange(len(owner)) - np.repeat(first, counts)
+    places = np.stack([owner, combination.astype(np.int32)], axis=1)[order]
+    return GoalList(products, kind, seed, np.array(prices), tuple(sources), places)
+
+
+def _list_sources(product: Product, kind: GoalKind):
+    """Yield (text, attributes, human instruction, number of goals)."""
+    if kind == "synthetic" and product.instruction is not None:
+        count = math.prod(len(values) for _, values in product.options)
+        yield product.instruction, product.instruction_attributes, None, count
+    if kind == "human":
+        for human in product.human:
+            if human.attributes:
+                yield human.text.strip("."), human.attributes, human, 1
+
+
+def _weigh(sources: list[_Source], counts: list[int]) -> list[_Source]:
+    """Weight of a goal: mean over its attributes of one over the goals that share it."""
+    shared: dict[str, int] = defaultdict(int)
+    for source, count in zip(sources, counts, strict=True):
+        for attribute in source.attributes:
+            shared[attribute] += count
+    return [
+        dataclasses.replace(
+            source,
+            weight=sum(1.0 / shared[a] for a in source.attributes) / len(source.attributes),
+        )
+        if source.attributes and count
+        else source
+        for source, count in zip(sources, counts, strict=True)
+    ]

@@ -1,0 +1,165 @@
+"""WebShop as a suite of tasks: what the rest of the program sees of it."""
+
+import dataclasses
+import random
+from collections.abc import Sequence
+
+from hiperjax.envs.base import Expert, Step, Suite, TextEnv
+from hiperjax.envs.webshop.expert import WebShopExpert
+from hiperjax.envs.webshop.goals import Goal, GoalKind
+from hiperjax.envs.webshop.nouns import Tagger
+from hiperjax.envs.webshop.pages import (
+    SEPARATOR,
+    Page,
+    Session,
+    act,
+    list_clickables,
+    list_segments,
+    render_receipt,
+)
+from hiperjax.envs.webshop.profiles import Profile, list_tasks, read_task_id
+from hiperjax.envs.webshop.reward import Reward, score_purchase
+from hiperjax.envs.webshop.shop import Shop
+from hiperjax.types import Observation
+
+SEARCH_TEMPLATE = "search[<your query>]"
+"""How the admissible list writes that any words may be searched for."""
+SELECTED_LABEL = "Selected options: "
+
+
+class WebShopSuite(Suite):
+    """Tasks over one shop under one profile."""
+
+    name = "webshop"
+    role = "You are an autonomous shopper in the WebShop online store."
+
+    def __init__(
+        self,
+        shop: Shop,
+        profile: Profile,
+        *,
+        kind: GoalKind,
+        seed: int,
+        max_turns: int,
+        workers: int,
+        show_selected: bool,
+        tagger: Tagger,
+    ) -> None:
+        self.shop = shop
+        self.profile = profile
+        self.kind: GoalKind = kind
+        self.seed = seed
+        self.max_turns = max_turns
+        self.workers = workers
+        self.show_selected = show_selected
+        self.tagger = tagger
+        self.splits = profile.splits
+
+    def tasks(self, split: str) -> Sequence[str]:
+        return list_tasks(self.shop, self.profile, self.kind, split, self.seed, self.workers)
+
+    def get_goal(self, task_id: str) -> Goal:
+        """The goal of a task. Raises `KeyError` where the suite has none such."""
+        seed, number = read_task_id(task_id)
+        goals = self.shop.list_goals(self.kind, seed)
+        if number >= len(goals):
+            raise KeyError(f"task {task_id!r}: seed {seed} has goals 0 to {len(goals) - 1}")
+        return goals[number]
+
+    def score(self, task_id: str, asin: str, chosen: dict[str, str]) -> Reward:
+        """What buying a product with chosen options is worth for a task."""
+        goal = self.get_goal(task_id)
+        goals = self.shop.list_goals(self.kind, read_task_id(task_id)[0])
+        return score_purchase(
+            self.shop.get(asin),
+            float(goals.prices[self.shop.places[asin]]),
+            chosen,
+            goal,
+            self.shop.get(goal.asin),
+            self.tagger,
+            self.profile.option_rule,
+        )
+
+    def task_type(self, task_id: str) -> str:
+        """The category of the wanted product."""
+        return self.get_goal(task_id).category
+
+    def make_env(self) -> "WebShopEnv":
+        return WebShopEnv(self)
+
+    def make_expert(self, seed: int, noise: float = 0.0) -> Expert:
+        return WebShopExpert(seed, noise)
+
+
+@dataclasses.dataclass(slots=True)
+class WebShopEnv(TextEnv):
+    """One visit of the shop at a time."""
+
+    suite: WebShopSuite
+    task_id: str = ""
+    session: Session | None = None
+
+    def reset(self, task_id: str) -> Observation:
+        self.session = Session(
+            self.suite.shop,
+            self.suite.get_goal(task_id),
+            self.suite.profile.quirks,
+            random.Random(task_id),
+        )
+        self.task_id = task_id
+        return self._observe(self.session)
+
+    def step(self, action: str) -> Step:
+        session = self.session
+        if session is None or session.page is Page.DONE:
+            state = "no task is open" if session is None else "the purchase ended the episode"
+            raise RuntimeError(f"step({action!r}): {state}; call reset(task_id) first")
+        known = act(session, action)
+        if session.page is Page.DONE:
+            return self._settle(session)
+        info = {"success": False, "known_action": known, "selected": dict(session.chosen)}
+        return Step(self._observe(session), 0.0, False, False, info)
+
+    def _settle(self, session: Session) -> Step:
+        """Score the purchase and close the episode."""
+        asin = session.product.asin if session.product else ""
+        result = self.suite.score(self.task_id, asin, session.chosen)
+        success = result.score == 1.0
+        reward = result.score
+        if self.suite.profile.success_reward is not None:
+            reward = self.suite.profile.success_reward * success
+        info = {
+            "success": success,
+            "known_action": True,
+            "selected": dict(session.chosen),
+            "task_score": result.score,
+            "bought": asin,
+            "parts": result.to_info(),
+        }
+        receipt = render_receipt(session, result.score)
+        observation = Observation(receipt, session.goal.instruction, ())
+        return Step(observation, reward, True, False, info)
+
+    def _observe(self, session: Session) -> Observation:
+        """The page as the prompt shows it: what follows the task, each segment quoted."""
+        segments = list_segments(session)
+        after_task = segments.index("Instruction:") + 2
+        text = SEPARATOR.join(f"'{segment}'" for segment in segments[after_task:])
+        if self.suite.show_selected and session.chosen:
+            chosen = ", ".join(f"{name}: {value}" for name, value in session.chosen.items())
+            text += f"\n{SELECTED_LABEL}{chosen}"
+        return Observation(text, session.goal.instruction, list_actions(session))
+
+
+def list_actions(session: Session) -> tuple[str, ...]:
+    """What the page invites to, in the order of HiPER's prompt: the search first, never cut."""
+    if session.has_search_bar and not session.quirks:  # where a click on "search" does nothing
+        return (SEARCH_TEMPLATE,)
+    search = (SEARCH_TEMPLATE,) if session.has_search_bar else ()
+    return search + tuple(f"click[{target}]" for target in list_clickables(session))
+
+
+def is_invited(action: str, admissible: Sequence[str]) -> bool:
+    """Whether an action stands in an admissible list, a search counting where one is invited."""
+    search = action.startswith("search[") and action.endswith("]") and len(action) > len("search[]")
+    return action in admissible or (search and SEARCH_TEMPLATE in admissible)
