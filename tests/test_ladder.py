@@ -17,7 +17,7 @@ from hiperjax.envs.ladder import RUNGS, make_ladder_suite
 from hiperjax.learning.advantages import Credit, CreditInputs, estimate, whiten
 
 GAMMA = 0.9
-EPISODES, TURNS = 48, 8  # one shape for all rungs: one compilation an estimator
+EPISODES, TURNS = 36, 8  # one shape for all rungs: one compilation an estimator
 ITERATIONS = 30
 SURE = 20.0
 PARTS = ("switch", "subgoal", "action")
@@ -170,13 +170,18 @@ def improve(tables: Tables, episodes: list[list[Decision]], credit: Credit, part
         tables.logits[part][context] += np.mean(found, axis=0)
 
 
-def climb(rung: str, credit_of: Estimate) -> tuple[Tables, list[list[Decision]]]:
+def climb(
+    rung: str, credit_of: Estimate, always_switch: bool = False
+) -> tuple[Tables, list[list[Decision]]]:
     """Learn one rung; the tables, and the last batch they played."""
     suite = make_ladder_suite(rung)
     tables, env = Tables(suite, seed=0), suite.make_env()
     learned = LEARNED.get(rung, PARTS)
     for part in set(PARTS) - set(learned):
         tables.imitate(part)
+    if always_switch:
+        for logits in tables.logits["switch"].values():
+            logits[:] = (0.0, SURE)
     tasks = suite.tasks("train")
     for _ in range(ITERATIONS):
         episodes = [play(env, tasks[n % len(tasks)], tables) for n in range(EPISODES)]
@@ -194,11 +199,15 @@ VALUES = {
 }
 
 
+def mean_return(episodes: list[list[Decision]]) -> float:
+    return float(np.mean([sum(turn.reward for turn in turns) for turns in episodes]))
+
+
 def find_fault(rung: str, credit_of: Estimate) -> str:
     """What was not learned on a rung; empty if all was."""
     tables, episodes = climb(rung, credit_of)
     if rung not in VALUES:
-        paid = np.mean([sum(turn.reward for turn in turns) for turns in episodes])
+        paid = mean_return(episodes)
         return "" if paid > 0.9 else f"ladder/{rung}: mean return {paid:.2f} after learning"
     if not tables.values["term"]:
         return f"ladder/{rung}: no value was fitted"
@@ -259,3 +268,50 @@ FAULTS = {
 def test_the_first_rung_that_fails_names_the_fault(named: str) -> None:
     fallen_at = next((rung for rung in RUNGS if find_fault(rung, FAULTS[named])), None)
     assert fallen_at == named
+
+
+def test_credit_crosses_a_boundary_by_lambda_boundary_alone() -> None:
+    """Where every turn opens a segment, what comes after the press tells nothing of it: V_high
+    there cannot either, and the paper's estimator, which stops at the boundary, learns nothing."""
+    _, paper = climb("action", ESTIMATES["paper"], always_switch=True)
+    _, ours = climb("action", ESTIMATES["hae"], always_switch=True)
+    assert mean_return(paper) < 0.75 < 0.9 < mean_return(ours)
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_the_expert_never_errs_and_observations_keep_the_secret(rung: str) -> None:
+    suite = make_ladder_suite(rung)
+    late = collections.defaultdict(set)
+    for task in suite.tasks("train"):
+        env, expert = suite.make_env(), suite.make_expert(seed=1)
+        observation, step, turns = env.reset(task), None, 0
+        expert.reset(observation)
+        while step is None or not step.terminated:
+            late[turns].add((observation.text, observation.admissible))
+            step = env.step(expert.plan(observation).action)
+            observation, turns = step.observation, turns + 1
+        assert turns <= suite.max_turns and suite.task_type(task) == rung
+        assert step.info["success"] == (step.reward == 1.0) == (task != "foul")
+    if rung in ("action", "subgoal", "switch"):
+        assert len(late[max(late)]) == 1, "the last page gives the color away"
+
+
+def test_what_a_world_does_not_understand_is_a_no_op() -> None:
+    env = make_ladder_suite("action").make_env()
+    seen = env.reset("red")
+    assert env.step("dance") == (seen, 0.0, False, False, {"success": False})
+    env.step("press red")
+    assert env.step("wait")[1:3] == (1.0, True)
+    with pytest.raises(RuntimeError, match="call reset"):
+        env.step("wait")
+    with pytest.raises(KeyError, match=r"green.*red, blue"):
+        env.reset("green")
+    with pytest.raises(KeyError, match="no rung 'top'"):
+        make_ladder_suite("top")
+
+
+def test_a_noisy_expert_errs() -> None:
+    suite = make_ladder_suite("action")
+    expert, observation = suite.make_expert(seed=0, noise=1.0), suite.make_env().reset("red")
+    expert.reset(observation)
+    assert {expert.plan(observation).action for _ in range(20)} == set(observation.admissible)
