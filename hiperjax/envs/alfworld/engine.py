@@ -1,0 +1,533 @@
+"""The rules of ALFWorld's text world: one immutable `Game`, one immutable `State`, pure functions.
+
+The engine answers letter for letter as the real one does: observation, admissible commands,
+reward, won. It has no step limit and goes on answering after the goal is reached, as that one does.
+Ids are indices here: receptacles and objects are numbered in ascending order of their ids, which is
+the order of every list the world prints. Sets of objects or receptacles are bit masks.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from hiperjax.envs.alfworld.problem import Goal, Problem, ProblemError
+
+NOTHING_HAPPENS = "Nothing happens."
+BANNER = "-= Welcome to TextWorld, ALFRED! =-"
+MIDDLE_OF_ROOM = "You are in the middle of a room. Looking quickly around you, you see"
+EMPTY_HANDED = -1
+KNIVES = frozenset({"knifetype", "butterknifetype"})
+_OBJECT_PREDICATES = (
+    "objecttype",
+    "objectatlocation",
+    "inreceptacle",
+    "pickupable",
+    "cleanable",
+    "heatable",
+    "coolable",
+    "sliceable",
+    "toggleable",
+    "iscool",
+    "isreceptacleobject",
+)
+SINKS = frozenset({"sinktype", "sinkbasintype"})
+
+
+class State(NamedTuple):
+    """All that changes in a game. Hashable; a clone is the value itself."""
+
+    location: int
+    held: int
+    """the held object, or `EMPTY_HANDED`"""
+    contents: tuple[tuple[int, ...], ...]
+    """objects in each receptacle, ascending; one object may lie in two receptacles at once"""
+    opened: int
+    """bit mask of receptacles"""
+    clean: int
+    hot: int
+    cool: int
+    sliced: int
+    toggled: int
+    """bit masks of objects"""
+    near: frozenset[tuple[int, int]]
+    """(object, location) facts; only `slice` and `look` read them"""
+    left: frozenset[tuple[int, int]]
+    """(object, receptacle) removals not undone; only `look` reads them"""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Game:
+    """Everything about a game that never changes."""
+
+    goal: Goal
+    sentence: str
+    walkthrough: tuple[str, ...]
+    old_dialect: bool
+    help_text: str
+    receptacles: tuple[str, ...]
+    """display names, in ascending order of ids"""
+    objects: tuple[str, ...]
+    receptacle_of: Mapping[str, int]
+    object_of: Mapping[str, int]
+    location_of: tuple[int, ...]
+    """location of each receptacle"""
+    location_names: tuple[str, ...]
+    receptacles_at: tuple[tuple[int, ...], ...]
+    """receptacles that share each location"""
+    travel: tuple[tuple[str, ...], ...]
+    """the sorted commands that are admissible at a location whatever else holds"""
+    openable: int
+    sinks: int
+    microwaves: int
+    fridges: int
+    """bit masks of receptacles"""
+    pickupable: int
+    cleanable: int
+    heatable: int
+    coolable: int
+    sliceable: int
+    toggleable: int
+    nested: Mapping[int, tuple[int, ...]]
+    """what lies inside each object that holds things (never changes)"""
+    knives: int
+    fits: tuple[int, ...]
+    """for each receptacle, the bit mask of objects it can contain"""
+    goal_objects: int
+    goal_receptacles: tuple[int, ...]
+    start: State
+
+
+def build_game(problem: Problem, dialect: str | None = None) -> Game:
+    """Index a problem. `dialect` ("move" or "put") overrides the one of the problem."""
+    return _Builder(problem).build(dialect or problem.dialect)
+
+
+class _Builder:
+    """Facts of one problem, by predicate, on the way to a `Game`."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.facts: dict[str, list[tuple[str, ...]]] = {}
+        for predicate, *arguments in problem.facts:
+            self.facts.setdefault(predicate, []).append(tuple(arguments))
+        self.types = {r: t for r, t in self.pairs("receptacletype")}
+        self.object_types = {o: t for o, t in self.pairs("objecttype")}
+        self.receptacle_ids = sorted(self.types)
+        # a few official games have objects without a type (a cracked egg)
+        self.object_ids = sorted(
+            {fact[0] for predicate in _OBJECT_PREDICATES for fact in self.pairs(predicate)}
+        )
+        self.receptacle_index = {r: i for i, r in enumerate(self.receptacle_ids)}
+        self.object_index = {o: i for i, o in enumerate(self.object_ids)}
+        self.names = _name_ids(problem.facts)
+        locations = {location for _, location in self.pairs("receptacleatlocation")}
+        locations |= {location for _, location in self.pairs("objectatlocation")}
+        locations |= {location for _, location in self.pairs("atlocation")}
+        self.location_ids = sorted(locations)
+        self.location_index = {location: i for i, location in enumerate(self.location_ids)}
+
+    def pairs(self, predicate: str) -> list[tuple[str, ...]]:
+        return self.facts.get(predicate, [])
+
+    def object_mask(self, predicate: str) -> int:
+        return _mask(self.object_index[o] for (o,) in self.pairs(predicate))
+
+    def type_mask(self, types: Iterable[str]) -> int:
+        types = frozenset(types)
+        return _mask(i for r, i in self.receptacle_index.items() if self.types[r] in types)
+
+    def build(self, dialect: str) -> Game:
+        problem, goal = self.problem, self.problem.goal
+        old_dialect = dialect == "put"
+        locations = dict(self.pairs("receptacleatlocation"))
+        location_of = tuple(self.location_index[locations[r]] for r in self.receptacle_ids)
+        receptacles = tuple(self.names[r] for r in self.receptacle_ids)
+        objects = tuple(self.names[o] for o in self.object_ids)
+        at: list[list[int]] = [[] for _ in self.location_ids]
+        for receptacle, location in enumerate(location_of):
+            at[location].append(receptacle)
+        nested: dict[int, list[int]] = {
+            self.object_index[o]: [] for (o,) in self.pairs("isreceptacleobject")
+        }
+        for inner, outer in self.pairs("inreceptacleobject"):
+            nested.setdefault(self.object_index[outer], []).append(self.object_index[inner])
+        goal_objects = _mask(
+            i for o, i in self.object_index.items() if self.object_types.get(o) == goal.object_type
+        )
+        goal_receptacles = tuple(
+            i for r, i in self.receptacle_index.items() if self.types[r] == goal.target_type
+        )
+        if goal.kind == "look_at_obj_in_light":  # there the target is the lamp, not a receptacle
+            goal_receptacles = ()
+        return Game(
+            goal=goal,
+            sentence=problem.sentence,
+            walkthrough=problem.walkthrough,
+            old_dialect=old_dialect,
+            help_text="" if old_dialect else problem.help_text,
+            receptacles=receptacles,
+            objects=objects,
+            receptacle_of={name: i for i, name in enumerate(receptacles)},
+            object_of={name: i for i, name in enumerate(objects)},
+            location_of=location_of,
+            location_names=tuple(self.names.get(loc, loc) for loc in self.location_ids),
+            receptacles_at=tuple(tuple(here) for here in at),
+            travel=_list_travel(receptacles, location_of, at, with_help=not old_dialect),
+            openable=_mask(self.receptacle_index[r] for (r,) in self.pairs("openable")),
+            sinks=self.type_mask(SINKS),
+            microwaves=self.type_mask(("microwavetype",)),
+            fridges=self.type_mask(("fridgetype",)),
+            pickupable=self.object_mask("pickupable"),
+            cleanable=self.object_mask("cleanable"),
+            heatable=self.object_mask("heatable"),
+            coolable=self.object_mask("coolable"),
+            sliceable=self.object_mask("sliceable"),
+            toggleable=self.object_mask("toggleable"),
+            nested={outer: tuple(sorted(inner)) for outer, inner in nested.items()},
+            knives=_mask(
+                i for o, i in self.object_index.items() if self.object_types.get(o) in KNIVES
+            ),
+            fits=self.list_fits(),
+            goal_objects=goal_objects,
+            goal_receptacles=goal_receptacles,
+            start=self.start(),
+        )
+
+    def list_fits(self) -> tuple[int, ...]:
+        by_type: dict[str, int] = {}
+        for object_id, index in self.object_index.items():
+            kind = self.object_types.get(object_id, "")
+            by_type[kind] = by_type.get(kind, 0) | 1 << index
+        fits: dict[str, int] = {}
+        for receptacle_type, object_type in self.pairs("cancontain"):
+            fits[receptacle_type] = fits.get(receptacle_type, 0) | by_type.get(object_type, 0)
+        return tuple(fits.get(self.types[r], 0) for r in self.receptacle_ids)
+
+    def start(self) -> State:
+        contents: list[set[int]] = [set() for _ in self.receptacle_ids]
+        for object_id, receptacle in self.pairs("inreceptacle"):
+            contents[self.receptacle_index[receptacle]].add(self.object_index[object_id])
+        agent = [location for _, location in self.pairs("atlocation")]
+        if len(agent) != 1:
+            raise ProblemError(
+                f"found {len(agent)} atLocation facts; expected one: where the agent starts"
+            )
+        return State(
+            location=self.location_index[agent[0]],
+            held=EMPTY_HANDED,
+            contents=tuple(tuple(sorted(inside)) for inside in contents),
+            opened=0,
+            clean=0,
+            hot=0,
+            cool=self.object_mask("iscool"),
+            sliced=0,
+            toggled=0,
+            near=frozenset(
+                (self.object_index[o], self.location_index[location])
+                for o, location in self.pairs("objectatlocation")
+                if o in self.object_index
+            ),
+            left=frozenset(),
+        )
+
+
+def _mask(indices: Iterable[int]) -> int:
+    mask = 0
+    for index in indices:
+        mask |= 1 << index
+    return mask
+
+
+def _name_ids(facts: Iterable[tuple[str, ...]]) -> dict[str, str]:
+    """Display names: numbered downwards inside each class, in ascending order of ids."""
+    ids = sorted({argument for fact in facts for argument in fact[1:] if "_bar_" in argument})
+    classes = [i.split("_bar_", 1)[0] + ("basin" if "basin" in i else "") for i in ids]
+    left: dict[str, int] = {}
+    for name in classes:
+        left[name] = left.get(name, 0) + 1
+    names = {}
+    for identifier, name in zip(ids, classes, strict=True):
+        names[identifier] = f"{name} {left[name]}"
+        left[name] -= 1
+    return names
+
+
+def _list_travel(
+    receptacles: Sequence[str],
+    location_of: Sequence[int],
+    at: Sequence[Sequence[int]],
+    with_help: bool,
+) -> tuple[tuple[str, ...], ...]:
+    always = ["inventory", "look"] + (["help"] if with_help else [])
+    everywhere = [f"go to {name}" for name in receptacles]
+    travel = []
+    for location, here in enumerate(at):
+        commands = [c for c, at in zip(everywhere, location_of, strict=True) if at != location]
+        commands += [f"examine {receptacles[r]}" for r in here]
+        travel.append(tuple(sorted(commands + always)))
+    return tuple(travel)
+
+
+def list_admissible(game: Game, state: State) -> tuple[str, ...]:
+    """The commands the world accepts now: no duplicates, sorted as plain strings."""
+    held = state.held
+    commands = list(game.travel[state.location])
+    uses = set()
+    for r in game.receptacles_at[state.location]:
+        name, accessible = game.receptacles[r], True
+        if game.openable >> r & 1:
+            accessible = state.opened >> r & 1
+            commands.append(f"close {name}" if accessible else f"open {name}")
+        for o in state.contents[r]:
+            if held < 0 and accessible and game.pickupable >> o & 1:
+                commands.append(f"take {game.objects[o]} from {name}")
+            if game.toggleable >> o & 1:
+                uses.add(f"use {game.objects[o]}")
+        if held >= 0:
+            commands += _list_held(game, held, r, bool(accessible))
+    commands += uses
+    if held >= 0:
+        commands.append(f"examine {game.objects[held]}")
+        if game.knives >> held & 1:
+            commands += [
+                f"slice {game.objects[o]} with {game.objects[held]}"
+                for o, location in state.near
+                if location == state.location and game.sliceable >> o & 1
+            ]
+    commands.sort()
+    return tuple(commands)
+
+
+def _list_held(game: Game, held: int, r: int, accessible: bool) -> list[str]:
+    """What can be done with the held object at receptacle `r`."""
+    commands = []
+    name, held_name = game.receptacles[r], game.objects[held]
+    if accessible and game.fits[r] >> held & 1:
+        if game.old_dialect:
+            commands.append(f"put {held_name} in/on {name}")
+        else:
+            commands.append(f"move {held_name} to {name}")
+    if game.sinks >> r & 1 and game.cleanable >> held & 1:
+        commands.append(f"clean {held_name} with {name}")
+    if game.microwaves >> r & 1 and game.heatable >> held & 1:
+        commands.append(f"heat {held_name} with {name}")
+    if game.fridges >> r & 1 and game.coolable >> held & 1:
+        commands.append(f"cool {held_name} with {name}")
+    return commands
+
+
+def act(
+    game: Game, state: State, command: str, admissible: Sequence[str] | None = None
+) -> tuple[State, str]:
+    """Next state and reply. Any string is legal; what is not admissible changes nothing.
+
+    `admissible` may be given by a caller who has the list of `state` at hand.
+    """
+    command = command.strip()
+    if command not in (list_admissible(game, state) if admissible is None else admissible):
+        return state, NOTHING_HAPPENS
+    verb, _, rest = command.partition(" ")
+    if not rest:
+        return state, _REPLIES[verb](game, state)
+    return _ACTIONS[verb](game, state, rest)
+
+
+def is_won(game: Game, state: State) -> bool:
+    """Whether the goal holds in this state."""
+    kind = game.goal.kind
+    if kind == "look_at_obj_in_light":
+        return _is_lit(game, state)
+    wanted = game.goal_objects
+    if kind == "pick_clean_then_place_in_recep":
+        wanted &= state.clean & game.cleanable
+    elif kind == "pick_heat_then_place_in_recep":
+        wanted &= state.hot & game.heatable
+    elif kind == "pick_cool_then_place_in_recep":
+        wanted &= state.cool & game.coolable
+    if not wanted:
+        return False
+    needed = 2 if kind == "pick_two_obj_and_place" else 1
+    return any(
+        sum(wanted >> o & 1 for o in state.contents[r]) >= needed for r in game.goal_receptacles
+    )
+
+
+def _is_lit(game: Game, state: State) -> bool:
+    """An object of the wanted type in hand, a lamp of the named type, turned on, here."""
+    if state.held < 0 or not game.goal_objects >> state.held & 1:
+        return False
+    lamp = game.goal.target_type.removesuffix("type")
+    return any(
+        state.toggled & game.toggleable & 1 << o and game.objects[o].split(" ", 1)[0] == lamp
+        for r in game.receptacles_at[state.location]
+        for o in state.contents[r]
+    )
+
+
+def describe_start(game: Game) -> str:
+    """The first observation."""
+    room = f"{MIDDLE_OF_ROOM} {_join(f'a {name}' for name in game.receptacles)}."
+    return f"{BANNER}\n\n{room}\n\nYour task is to: {game.sentence}"
+
+
+def _join(entries: Iterable[str]) -> str:
+    entries = list(entries)
+    if len(entries) < 2:
+        return entries[0] if entries else "nothing"
+    return f"{', '.join(entries[:-1])}, and {entries[-1]}"
+
+
+def _view(game: Game, state: State, r: int) -> str:
+    name = game.receptacles[r]
+    if game.openable >> r & 1:
+        if not state.opened >> r & 1:
+            return f"The {name} is closed."
+        return f"The {name} is open. In it, you see {_list_inside(game, state.contents[r])}."
+    return f"On the {name}, you see {_list_inside(game, state.contents[r])}."
+
+
+def _list_inside(game: Game, objects: Iterable[int]) -> str:
+    return _join([f"a {game.objects[o]}" for o in objects])
+
+
+def _describe_object(game: Game, state: State, o: int) -> str:
+    name = game.objects[o]
+    if o in game.nested:
+        return f"This is a normal {name}. In it, you see {_list_inside(game, game.nested[o])}."
+    clean, hot, cool = (mask >> o & 1 for mask in (state.clean, state.hot, state.cool))
+    sliced = bool(state.sliced >> o & 1)
+    states = []
+    if hot and (clean or not cool):
+        states = ["hot"]
+    elif cool:
+        states = ["cool"]
+    if clean:
+        states.append("clean")
+    if states == ["cool"] and not sliced:
+        states = ["cold"]
+    if not states and not sliced:
+        return f"There's nothing special about {name}."
+    return (
+        f"This is a {' '.join([' and '.join(states)] * bool(states) + ['sliced'] * sliced)} {name}."
+    )
+
+
+def _look(game: Game, state: State) -> str:
+    here = game.receptacles_at[state.location]
+    if not here:
+        return f"{MIDDLE_OF_ROOM} nothing."
+    beside = [o for o, r in sorted(state.left) if r in here and (o, state.location) in state.near]
+    facing = _join(game.receptacles[r] for r in here)
+    return f"You are facing the {facing}. Next to it, you see {_list_inside(game, beside)}."
+
+
+def _inventory(game: Game, state: State) -> str:
+    if state.held < 0:
+        return "You are not carrying anything."
+    return f"You are carrying: a {game.objects[state.held]}."
+
+
+def _help(game: Game, state: State) -> str:
+    return game.help_text
+
+
+_REPLIES = {"look": _look, "inventory": _inventory, "help": _help}
+
+
+def _go(game: Game, state: State, rest: str) -> tuple[State, str]:
+    r = game.receptacle_of[rest.removeprefix("to ")]
+    location = game.location_of[r]
+    place = game.location_names[location] if game.old_dialect else game.receptacles[r]
+    return state._replace(location=location), f"You arrive at {place}. {_view(game, state, r)}"
+
+
+def _open(game: Game, state: State, rest: str) -> tuple[State, str]:
+    r = game.receptacle_of[rest]
+    state = state._replace(opened=state.opened | 1 << r)
+    return state, f"You open the {rest}. {_view(game, state, r)}"
+
+
+def _close(game: Game, state: State, rest: str) -> tuple[State, str]:
+    r = game.receptacle_of[rest]
+    return state._replace(opened=state.opened & ~(1 << r)), f"You close the {rest}."
+
+
+def _take(game: Game, state: State, rest: str) -> tuple[State, str]:
+    object_name, name = rest.split(" from ")
+    o, r = game.object_of[object_name], game.receptacle_of[name]
+    inside = tuple(x for x in state.contents[r] if x != o)
+    state = state._replace(
+        held=o,
+        contents=(*state.contents[:r], inside, *state.contents[r + 1 :]),
+        near=state.near - {(o, state.location)},
+        left=state.left | {(o, r)},
+    )
+    return state, f"You pick up the {object_name} from the {name}."
+
+
+def _move(game: Game, state: State, rest: str) -> tuple[State, str]:
+    object_name, name = rest.split(" in/on " if game.old_dialect else " to ")
+    o, r = game.object_of[object_name], game.receptacle_of[name]
+    inside = tuple(sorted({*state.contents[r], o}))
+    state = state._replace(
+        held=EMPTY_HANDED,
+        contents=(*state.contents[:r], inside, *state.contents[r + 1 :]),
+        near=state.near | {(o, state.location)},
+        left=state.left - {(o, r)},
+    )
+    if game.old_dialect:
+        return state, f"You put the {object_name} in/on the {name}."
+    return state, f"You move the {object_name} to the {name}."
+
+
+def _clean(game: Game, state: State, rest: str) -> tuple[State, str]:
+    object_name, name = rest.split(" with ")
+    state = state._replace(clean=state.clean | 1 << state.held)
+    return state, f"You clean the {object_name} using the {name}."
+
+
+def _heat(game: Game, state: State, rest: str) -> tuple[State, str]:
+    object_name, name = rest.split(" with ")
+    bit = 1 << state.held
+    state = state._replace(hot=state.hot | bit, cool=state.cool & ~bit)
+    return state, f"You heat the {object_name} using the {name}."
+
+
+def _cool(game: Game, state: State, rest: str) -> tuple[State, str]:
+    object_name, name = rest.split(" with ")
+    bit = 1 << state.held
+    state = state._replace(cool=state.cool | bit, hot=state.hot & ~bit)
+    return state, f"You cool the {object_name} using the {name}."
+
+
+def _use(game: Game, state: State, rest: str) -> tuple[State, str]:
+    state = state._replace(toggled=state.toggled | 1 << game.object_of[rest])
+    return state, f"You turn on the {rest}."
+
+
+def _slice(game: Game, state: State, rest: str) -> tuple[State, str]:
+    object_name, knife = rest.split(" with ")
+    state = state._replace(sliced=state.sliced | 1 << game.object_of[object_name])
+    return state, f"You sliced the {object_name} with the {knife}."
+
+
+def _examine(game: Game, state: State, rest: str) -> tuple[State, str]:
+    if state.held >= 0 and rest == game.objects[state.held]:
+        return state, _describe_object(game, state, state.held)
+    return state, _view(game, state, game.receptacle_of[rest])
+
+
+_ACTIONS = {
+    "go": _go,
+    "open": _open,
+    "close": _close,
+    "take": _take,
+    "move": _move,
+    "put": _move,
+    "clean": _clean,
+    "heat": _heat,
+    "cool": _cool,
+    "use": _use,
+    "slice": _slice,
+    "examine": _examine,
+}

@@ -1,0 +1,136 @@
+"""The two suites: `household` (generated games) and `alfworld` (official games from a folder)."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from hiperjax.envs.alfworld.engine import (
+    Game,
+    act,
+    describe_start,
+    is_won,
+    list_admissible,
+)
+from hiperjax.envs.alfworld.expert import ScriptedExpert
+from hiperjax.envs.alfworld.generator import SPLITS, generate_game
+from hiperjax.envs.alfworld.problem import TASK_TYPES
+from hiperjax.envs.alfworld.scenes import Dials
+from hiperjax.envs.base import Expert, Step, Suite, TextEnv
+from hiperjax.types import Observation
+
+ROLE = "You are an expert in a household: you walk through it and handle things to do a task."
+
+
+class GameSource(Suite):
+    """A suite whose tasks are games."""
+
+    role = ROLE
+
+    def open_game(self, task_id: str) -> Game:
+        """The game of a task; `KeyError` naming the task if there is none."""
+        raise NotImplementedError
+
+    def make_env(self) -> "AlfworldEnv":
+        return AlfworldEnv(self)
+
+
+class AlfworldEnv(TextEnv):
+    """One episode of a household game. Knows no turn limit: `truncated` is always False."""
+
+    def __init__(self, source: GameSource, hidden: tuple[str, ...] = ()) -> None:
+        self._source = source
+        self._hidden = hidden
+
+    def reset(self, task_id: str) -> Observation:
+        self.game = self._source.open_game(task_id)
+        self.state = self.game.start
+        self._admissible = list_admissible(self.game, self.state)
+        return self._observe(describe_start(self.game))
+
+    def step(self, action: str) -> Step:
+        self.state, reply = act(self.game, self.state, action, self._admissible)
+        self._admissible = list_admissible(self.game, self.state)
+        won = is_won(self.game, self.state)
+        return Step(self._observe(reply), float(won), won, False, {"success": won})
+
+    def _observe(self, text: str) -> Observation:
+        shown = self._admissible
+        if self._hidden:
+            shown = tuple(c for c in shown if c.split(" ", 1)[0] not in self._hidden)
+        return Observation(text, self.game.sentence, shown)
+
+
+class _TaskIds(Sequence[str]):
+    """`prefix/0`, `prefix/1`, ... without holding them."""
+
+    def __init__(self, prefix: str, length: int) -> None:
+        self._prefix = prefix
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index):  # type: ignore[override]
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._length))]
+        if not -self._length <= index < self._length:
+            raise IndexError(f"task {index} of {self._length}")
+        return f"{self._prefix}/{index % self._length}"
+
+
+class HouseholdSuite(GameSource):
+    """Generated games. A task id says everything about a game but the suite's options."""
+
+    splits = SPLITS
+    sizes: ClassVar = {"train": 1_000_000, "seen": 140, "unseen": 134}
+
+    def __init__(
+        self,
+        size: str = "tiny",
+        task_types: Sequence[str] = TASK_TYPES,
+        seed: int = 0,
+        search: str | None = None,
+        hidden: Sequence[str] | None = None,
+        **dials: int,
+    ) -> None:
+        unknown = [kind for kind in task_types if kind not in TASK_TYPES]
+        if unknown or not task_types:
+            raise ValueError(
+                f"task types of the household suite: found {list(task_types)};"
+                f" expected some of {TASK_TYPES}"
+            )
+        tiny = size == "tiny"
+        self.dials = Dials(size=size, **dials)
+        self.name = f"household-{size}"
+        self.max_turns = 16 if tiny else 50
+        self._task_types = tuple(task_types)
+        self._seed = seed
+        self._search = search or ("cycle" if tiny else "likely")
+        defaults = ("close", "examine", "help", "inventory", "look") if tiny else ()
+        self._hidden = defaults if hidden is None else tuple(hidden)
+
+    def tasks(self, split: str) -> Sequence[str]:
+        if split not in self.sizes:
+            raise KeyError(f"split {split!r} of {self.name}: expected one of {self.splits}")
+        return _TaskIds(f"{self.name}/{split}", self.sizes[split])
+
+    def task_type(self, task_id: str) -> str:
+        _, index = self._parse(task_id)
+        return self._task_types[index % len(self._task_types)]
+
+    def open_game(self, task_id: str) -> Game:
+        split, index = self._parse(task_id)
+        return generate_game(self._seed, split, index, self.task_type(task_id), self.dials)
+
+    def make_env(self) -> AlfworldEnv:
+        return AlfworldEnv(self, self._hidden)
+
+    def make_expert(self, seed: int, noise: float = 0.0) -> Expert:
+        return ScriptedExpert(seed, noise, self._search)
+
+    def _parse(self, task_id: str) -> tuple[str, int]:
+        name, split, index = (*task_id.split("/"), "", "")[:3]
+        if name != self.name or split not in self.sizes or not index.isdigit():
+            raise KeyError(f"task {task_id!r}: expected {self.name}/SPLIT/NUMBER")
+        if int(index) >= self.sizes[split]:
+            raise KeyError(f"task {task_id!r}: {split} has {self.sizes[split]} tasks")
+        return split, int(index)
