@@ -79,24 +79,20 @@ class HaeOutputs(NamedTuple):
 class Successor(NamedTuple):
     """What a turn needs to know of the one after it: the carry of the scan."""
 
-    segment_return: Array
+    segment_return: Float[Array, "*batch"]
     """V_high at a boundary, else G"""
-    next_advantage: Array
+    next_advantage: Float[Array, "*batch"]
     """A_high at a boundary, else D"""
-    low_value: Array
+    low_value: Float[Array, "*batch"]
     """W"""
 
 
-class Turn(NamedTuple):
-    """Scan slice of one turn."""
+class Lambdas(NamedTuple):
+    """The three lambdas, each in [0, 1]."""
 
-    reward: Array
-    discount: Array
-    v_low: Array
-    v_high: Array
-    v_term: Array
-    boundary: Array
-    mask: Array
+    turn: float | Float[Array, ""] = 1.0
+    segment: float | Float[Array, ""] = 0.95
+    boundary: float | Float[Array, ""] = 0.0
 
 
 def hae(
@@ -117,18 +113,15 @@ def hae(
     Returns:
       Raw advantages and lambda-return targets of the three streams.
     """
-    turns = clean_turns(inputs)
-    step = partial(
-        step_back,
-        lambda_turn=lambda_turn,
-        lambda_segment=lambda_segment,
-        lambda_boundary=lambda_boundary,
-    )
-    end = Successor(
-        inputs.bootstrap_high, jnp.zeros_like(inputs.bootstrap_high), inputs.bootstrap_low
-    )
-    _, outputs = jax.lax.scan(step, end, turns, reverse=True)
-    return outputs
+    inputs = blank_masked(inputs)
+    lambdas = Lambdas(lambda_turn, lambda_segment, lambda_boundary)
+
+    def step(after: Successor, turn: HaeInputs) -> tuple[Successor, Successor]:
+        return select(turn.mask, become_successor(turn, after, lambdas), after), after
+
+    end = end_of(inputs)
+    _, after = jax.lax.scan(step, end, without_ends(inputs), reverse=True)
+    return read_credit(inputs, after, lambdas)
 
 
 def hae_batch(
@@ -148,45 +141,61 @@ def hae_batch(
     return jax.vmap(one)(inputs)
 
 
-def clean_turns(inputs: HaeInputs) -> Turn:
-    """Slices of the scan with masked slots zeroed, so that no NaN of theirs reaches a gradient."""
-    numbers = (inputs.reward, inputs.discount, inputs.v_low, inputs.v_high, inputs.v_term)
-    reward, discount, v_low, v_high, v_term = (jnp.where(inputs.mask, x, 0) for x in numbers)
-    return Turn(reward, discount, v_low, v_high, v_term, inputs.boundary, inputs.mask)
+def blank_masked(inputs: HaeInputs) -> HaeInputs:
+    """The inputs with masked slots zeroed, so that no NaN of theirs reaches a gradient."""
+    blank = {
+        name: jnp.where(inputs.mask, getattr(inputs, name), 0)
+        for name in ("reward", "discount", "v_low", "v_high", "v_term")
+    }
+    return inputs._replace(**blank)
 
 
-def step_back(
-    after: Successor,
-    turn: Turn,
-    *,
-    lambda_turn: float | Float[Array, ""],
-    lambda_segment: float | Float[Array, ""],
-    lambda_boundary: float | Float[Array, ""],
-) -> tuple[Successor, HaeOutputs]:
-    """One turn of the reverse recursion; a masked slot passes its successor through."""
-    g_t = turn.reward + turn.discount * after.segment_return
-    d_t = turn.discount * after.next_advantage
-    ret_low = turn.reward + turn.discount * after.low_value
-    ret_high = g_t + lambda_segment * d_t
-    ret_term = g_t + lambda_boundary * d_t
-    adv_low, adv_high = ret_low - turn.v_low, ret_high - turn.v_high
+def end_of(inputs: HaeInputs) -> Successor:
+    """The successor of a trajectory's last turn."""
+    none = jnp.zeros_like(inputs.bootstrap_high)
+    return Successor(inputs.bootstrap_high, none, inputs.bootstrap_low)
 
-    within = Successor(g_t, d_t, turn.v_low + lambda_turn * adv_low)
-    across = Successor(turn.v_high, adv_high, turn.v_high + lambda_boundary * adv_high)
-    here = select(turn.boundary, across, within)
 
-    at_boundary = turn.mask & turn.boundary
-    outputs = HaeOutputs(
-        adv_low=jnp.where(turn.mask, adv_low, 0),
-        adv_high=jnp.where(at_boundary, adv_high, 0),
-        adv_term=jnp.where(turn.mask, ret_term - turn.v_term, 0),
-        ret_low=jnp.where(turn.mask, ret_low, 0),
-        ret_high=jnp.where(turn.mask, ret_high, 0),
-        ret_term=jnp.where(turn.mask, ret_term, 0),
+def without_ends(inputs: HaeInputs) -> HaeInputs:
+    """The fields a scan slices by turn: the bootstraps are no part of a turn."""
+    return inputs._replace(bootstrap_low=None, bootstrap_high=None)
+
+
+def become_successor(turn: HaeInputs, after: Successor, lambdas: Lambdas) -> Successor:
+    """What `turn`, given its own successor, is to the turn before it: one step of the recursion."""
+    g_t, d_t, ret_low = look_ahead(turn, after)
+    adv_low = ret_low - turn.v_low
+    adv_high = g_t + lambdas.segment * d_t - turn.v_high
+    within = Successor(g_t, d_t, turn.v_low + lambdas.turn * adv_low)
+    across = Successor(turn.v_high, adv_high, turn.v_high + lambdas.boundary * adv_high)
+    return select(turn.boundary, across, within)
+
+
+def look_ahead(turn: HaeInputs, after: Successor) -> tuple[Array, Array, Array]:
+    """G_t, D_t and R_low_t of a turn, or of all turns at once."""
+    return (
+        turn.reward + turn.discount * after.segment_return,
+        turn.discount * after.next_advantage,
+        turn.reward + turn.discount * after.low_value,
     )
-    return select(turn.mask, here, after), outputs
 
 
-def select(condition: Array, yes: Successor, no: Successor) -> Successor:
+def read_credit(inputs: HaeInputs, after: Successor, lambdas: Lambdas) -> HaeOutputs:
+    """The outputs, turn by turn, once every turn knows its successor."""
+    g_t, d_t, ret_low = look_ahead(inputs, after)
+    ret_high = g_t + lambdas.segment * d_t
+    ret_term = g_t + lambdas.boundary * d_t
+    outputs = HaeOutputs(
+        adv_low=ret_low - inputs.v_low,
+        adv_high=jnp.where(inputs.boundary, ret_high - inputs.v_high, 0),
+        adv_term=ret_term - inputs.v_term,
+        ret_low=ret_low,
+        ret_high=ret_high,
+        ret_term=ret_term,
+    )
+    return jax.tree.map(lambda x: jnp.where(inputs.mask, x, 0), outputs)
+
+
+def select(condition: Bool[Array, "*batch"], yes: Successor, no: Successor) -> Successor:
     """Field-wise `where`."""
-    return Successor(*(jnp.where(condition, y, n) for y, n in zip(yes, no, strict=True)))
+    return jax.tree.map(lambda y, n: jnp.where(condition, y, n), yes, no)
