@@ -8,6 +8,7 @@ Axes: `N` rows, `L` tokens a row, `D` hidden size, `V` vocabulary, `S` decode sl
 length, `H` heads, `G` key-value heads, `d` head size.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ __all__ = [
     "Params",
     "Transformer",
     "TransformerConfig",
+    "abstract_params",
     "cast_params",
     "decode",
     "forward",
@@ -81,6 +83,11 @@ def init_params(config: TransformerConfig, key: Key[Array, ""]) -> Params:
     """
     _, state = nnx.split(Transformer(config, rngs=nnx.Rngs(params=key)))
     return nnx.to_pure_dict(state)
+
+
+def abstract_params(config: TransformerConfig) -> Params:
+    """Shapes and dtypes of `init_params`; takes no memory."""
+    return jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
 
 
 def cast_params(params: Params, dtype: Any) -> Params:

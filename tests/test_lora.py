@@ -1,0 +1,131 @@
+"""Adapters: born as nothing, trained alone, merged into the same function."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hiperjax.models.lora import (
+    add_adapters,
+    base_config,
+    combine,
+    init_adapters,
+    merge_adapters,
+    partition,
+)
+from hiperjax.models.shapes import SHAPES
+from hiperjax.models.transformer import (
+    TransformerConfig,
+    abstract_params,
+    forward,
+    init_params,
+    logits,
+)
+from hiperjax.models.weights import load_params, save_params
+
+CONFIG = TransformerConfig(
+    vocab_size=23,
+    hidden_size=16,
+    intermediate_size=24,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=4,
+    embedding_std=0.5,
+    lora_rank=3,
+    lora_alpha=6.0,
+)
+BASE = base_config(CONFIG)
+TOKENS = jax.random.randint(jax.random.key(5), (3, 7), 0, 23)
+LENGTHS = jnp.full(3, 7)
+
+
+def _scores(params, config):
+    return logits(params, config, forward(params, config, TOKENS, lengths=LENGTHS))
+
+
+def _trained():
+    """Adapters that do something."""
+    params = add_adapters(init_params(BASE, jax.random.key(0)), CONFIG, jax.random.key(1))
+    adapters, frozen = partition(params)
+    noise = jax.random.key(2)
+    moved = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(noise, x.shape), adapters)
+    return combine(moved, frozen)
+
+
+def test_fresh_adapters_change_nothing():
+    base = init_params(BASE, jax.random.key(0))
+    adapted = add_adapters(base, CONFIG, jax.random.key(1))
+    np.testing.assert_array_equal(_scores(adapted, CONFIG), _scores(base, BASE))
+    assert jax.tree.structure(adapted) == jax.tree.structure(abstract_params(CONFIG))
+
+
+def test_merged_parameters_are_the_same_function():
+    params = _trained()
+    merged = merge_adapters(params, CONFIG)
+    assert jax.tree.structure(merged) == jax.tree.structure(abstract_params(BASE))
+    assert jnp.abs(_scores(params, CONFIG) - _scores(partition(params)[1], BASE)).max() > 0.1
+    np.testing.assert_allclose(_scores(merged, BASE), _scores(params, CONFIG), atol=2e-4)
+
+
+def test_merged_adapters_are_exported(tmp_path):
+    params = _trained()
+    with pytest.raises(ValueError, match="merge_adapters first"):
+        save_params(params, CONFIG, tmp_path)
+    save_params(merge_adapters(params, CONFIG), BASE, tmp_path)
+    got = _scores(load_params(tmp_path, BASE), BASE)
+    np.testing.assert_allclose(got, _scores(params, CONFIG), atol=2e-4)
+
+
+def test_partition_then_combine_is_the_identity():
+    params = _trained()
+    adapters, frozen = partition(params)
+    jax.tree.map(np.testing.assert_array_equal, combine(adapters, frozen), params)
+    names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(adapters)}
+    assert names == {"lora_a", "lora_b"}
+    assert len(jax.tree.leaves(adapters)) == 2 * 7
+
+
+def test_gradients_of_the_adapters_alone_lower_the_loss():
+    adapters, frozen = partition(_trained())
+
+    def loss(adapters):
+        scores = jax.nn.log_softmax(_scores(combine(adapters, frozen), CONFIG))
+        return -jnp.take_along_axis(scores[:, :-1], TOKENS[:, 1:, None], axis=-1).mean()
+
+    gradient = jax.grad(loss)(adapters)
+    assert all((jnp.abs(leaf).max() > 0) for leaf in jax.tree.leaves(gradient))
+    stepped = jax.tree.map(lambda x, g: x - 0.05 * g, adapters, gradient)
+    assert loss(stepped) < loss(adapters)
+
+
+def test_targets_choose_the_projections():
+    config = dataclasses.replace(CONFIG, lora_targets=("q", "v"))
+    adapters = init_adapters(config, jax.random.key(0))
+    assert set(adapters["layers"]) == {"attention"}
+    assert set(adapters["layers"]["attention"]) == {"q", "v"}
+    with pytest.raises(ValueError, match="lora_targets"):
+        dataclasses.replace(CONFIG, lora_targets=("query",))
+    with pytest.raises(ValueError, match="lora_rank is 0"):
+        init_adapters(BASE, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("qwen2.5-0.5b", 0.494),
+        ("qwen2.5-1.5b", 1.544),
+        ("qwen2.5-3b", 3.086),
+        ("qwen2.5-7b", 7.616),
+        ("qwen3-0.6b", 0.596),
+        ("qwen3-1.7b", 1.721),
+        ("qwen3-4b", 4.022),
+        ("qwen3-8b", 8.191),
+    ],
+)
+def test_published_shapes_have_the_published_sizes(name, billions):
+    leaves = jax.tree.leaves(abstract_params(SHAPES[name]))
+    assert sum(math.prod(leaf.shape) for leaf in leaves) / 1e9 == pytest.approx(billions, abs=1e-3)
