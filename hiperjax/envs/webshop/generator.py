@@ -156,16 +156,15 @@ def _ask(kind: Kind, product: Catalogue, own: list[str], rng: random.Random) -> 
 
 
 def generate_tiny() -> Catalogue:
-    """Twenty-four products with two-word titles, at most one option group of two colors."""
+    """Twenty-four products with two-word titles and at most one option group, of two colors."""
     rng = random.Random(SEED)
     products, attributes = [], {}
-    count = len(wares.TINY_ADJECTIVES)
     for place, noun in enumerate(wares.TINY_NOUNS):
         for step in range(4):  # each adjective serves two nouns: a title's words are seen elsewhere
-            adjective = wares.TINY_ADJECTIVES[(4 * place + step) % count]
-            asin = f"P{4 * place + step}"
-            colors = rng.sample(wares.TINY_COLORS, 2) if step < 3 else []
-            entries = [{"value": color} for color in colors]
+            number = 4 * place + step
+            adjective = wares.TINY_ADJECTIVES[number % len(wares.TINY_ADJECTIVES)]
+            title, asin = f"{adjective} {noun}", f"P{number}"
+            colors = wares.TINY_COLORS[place] if step < 3 else ()
             products.append(
                 {
                     "asin": asin,
@@ -174,16 +173,20 @@ def generate_tiny() -> Catalogue:
                     "product_category": noun,
                     "pricing": f"${rng.randint(1, 4) * 10 - 1}",
                     "images": [""],
-                    "customization_options": {"color": entries} if entries else "",
-                    "name": f"{adjective} {noun}",
+                    "customization_options": {"color": [{"value": c} for c in colors]},
+                    "name": title,
                     "title_nouns": [adjective, noun],
                     "small_description": [],
                     "full_description": "",
                 }
             )
-            wanted = {"instruction": f"Find me {adjective} {noun}", "instruction_attributes": []}
-            wanted["instruction_attributes"] = [f"{adjective} {noun}"]
-            attributes[asin] = {"attributes": [f"{adjective} {noun}"]} | wanted
+            attributes[asin] = {
+                "attributes": [title],
+                "instruction": f"Find me {title}",
+                "instruction_attributes": [title],
+            }
+            if not colors:
+                products[-1]["customization_options"] = ""
     return {"products": products, "attributes": attributes, "human": {}}
 
 

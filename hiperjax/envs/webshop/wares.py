@@ -127,4 +127,12 @@ TINY_NOUNS = ("mug", "lamp", "scarf", "soap", "radio", "honey")
 TINY_ADJECTIVES = _list(
     "soft, warm, round, small, tall, plain, bright, light, smooth, thick, clear, fine"
 )
-TINY_COLORS = ("red", "blue", "green")
+TINY_COLORS = (
+    ("red", "blue"),
+    ("green", "white"),
+    ("pink", "grey"),
+    ("black", "gold"),
+    ("navy", "plum"),
+    ("sand", "teal"),
+)
+"""of each noun its own, so that a color in a query brings no other nouns"""

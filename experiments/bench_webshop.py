@@ -1,0 +1,144 @@
+"""Speed and memory of WebShop: `python -m experiments.bench_webshop [--data DIR]`.
+
+Start-up and memory are those of a fresh process; times are medians over the tasks' own queries
+and an expert's own clicks. `--products` adds a generated catalogue of that size, for the growth.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from hiperjax.envs.webshop import WebShopSuite, make_webshop_suite
+from hiperjax.envs.webshop.baseline import take_evenly
+from hiperjax.envs.webshop.generator import generate
+
+TARGETS = {
+    "search, ms": 1.5,
+    "click with text and actions, ms": 0.2,
+    "start-up, s": 2.0,
+    "memory of 128 environments, MB": 150.0,
+}
+_FRESH = """
+import json, resource, sys, time
+start = time.perf_counter()
+from hiperjax.envs.webshop import make_webshop_suite
+suite = make_webshop_suite(data=json.loads(sys.argv[1]))
+tasks = suite.tasks("train")
+environments = [suite.make_env() for _ in range(128)]
+observations = [e.reset(tasks[i % len(tasks)]) for i, e in enumerate(environments)]
+ready = time.perf_counter() - start
+for environment, observation in zip(environments, observations):
+    expert = suite.make_expert(0)
+    expert.reset(observation)
+    for _ in range(suite.max_turns):
+        step = environment.step(expert.plan(observation).action)
+        observation = step.observation
+        if step.terminated:
+            break
+print(json.dumps([ready, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+"""
+
+
+def time_steps(suite: WebShopSuite, episodes: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of each search and of each click but the purchase, played by the expert."""
+    searches: list[float] = []
+    clicks: list[float] = []
+    env = suite.make_env()
+    for task in take_evenly(suite.tasks("train"), episodes):
+        expert = suite.make_expert(0)
+        observation = env.reset(task)
+        expert.reset(observation)
+        for _ in range(suite.max_turns):
+            action = expert.plan(observation).action
+            start = time.perf_counter()
+            step = env.step(action)
+            elapsed = 1000 * (time.perf_counter() - start)
+            if step.terminated:
+                break
+            (searches if action.startswith("search") else clicks).append(elapsed)
+            observation = step.observation
+    return searches, clicks
+
+
+def measure_fresh(data: str | None) -> tuple[float, float]:
+    """Start-up in seconds and peak memory in MB of a new process that plays 128 episodes."""
+    command = [sys.executable, "-c", _FRESH, json.dumps(data)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    ready, memory = json.loads(done.stdout)
+    return ready, memory
+
+
+def bench_suite(data: str | None, episodes: int) -> bool:
+    """Print the figures beside their targets; returns whether all are met."""
+    searches, clicks = time_steps(make_webshop_suite(data=data), episodes)
+    ready, memory = measure_fresh(data)
+    found = (statistics.median(searches), statistics.median(clicks), ready, memory)
+    print(f"catalogue {data or 'generated'}: {len(searches)} searches, {len(clicks)} clicks")
+    for (name, target), value in zip(TARGETS.items(), found, strict=True):
+        print(
+            f"  {name:<34} {value:8.3f}   target {target:g}   {'met' if value <= target else 'MISSED'}"
+        )
+    print(f"  95th percentile: search {_rank(searches):.3f} ms, click {_rank(clicks):.3f} ms")
+    return all(value <= target for value, target in zip(found, TARGETS.values(), strict=True))
+
+
+def _rank(values: list[float]) -> float:
+    return sorted(values)[int(0.95 * (len(values) - 1))]
+
+
+_GROWTH = """
+import json, resource, statistics, sys, time
+from pathlib import Path
+from hiperjax.envs.webshop.files import find_files, load_cached_shop
+folder = Path(sys.argv[1])
+start = time.perf_counter()
+shop = load_cached_shop(find_files(folder), folder / "cache")
+loaded = time.perf_counter() - start
+goals = shop.list_goals("synthetic", 0)
+listed = time.perf_counter() - start - loaded
+times = []
+for place in range(200):
+    query = goals[place * len(goals) // 200].instruction
+    start = time.perf_counter()
+    shop.index.search(query)
+    times.append(1000 * (time.perf_counter() - start))
+memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps([loaded, listed, len(goals), statistics.median(times), memory]))
+"""
+
+
+def bench_growth(count: int) -> None:
+    """A generated catalogue of `count` products through files, stream and cache."""
+    catalogue = generate(count)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, part in (("items_shuffle", "products"), ("items_ins_v2", "attributes")):
+            (Path(folder) / f"{name}.json").write_text(json.dumps(catalogue[part]))
+        for turn in ("writing the cache", "from the cache"):
+            command = [sys.executable, "-c", _GROWTH, folder]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            loaded, listed, goals, search, memory = json.loads(done.stdout)
+            print(
+                f"{count} products, {goals} goals, {turn}: loaded in {loaded:.1f} s, goals listed"
+                f" in {listed:.1f} s, search {search:.2f} ms, peak memory {memory:.0f} MB"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder of the official files")
+    parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--products", type=int, default=0, help="e.g. 100000")
+    options = parser.parse_args()
+    met = bench_suite(str(options.data) if options.data else None, options.episodes)
+    if options.products:
+        bench_growth(options.products)
+    sys.exit(0 if met else 1)
+
+
+if __name__ == "__main__":
+    main()

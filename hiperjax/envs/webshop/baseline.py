@@ -1,0 +1,168 @@
+"""What a result on WebShop is to be read against: the ceiling, and scripts that learn nothing.
+
+The ceiling is the perfect purchase: the goal's own product with its own options, clicked on its
+page. The baseline searches the instruction, opens the first hit, clicks what the goal names, buys.
+"""
+
+import dataclasses
+import math
+import random
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hiperjax.envs.base import Expert, Plan
+from hiperjax.envs.webshop.expert import is_results, list_candidates, read_request
+from hiperjax.envs.webshop.pages import Page, Session, act
+from hiperjax.envs.webshop.suite import WebShopSuite
+from hiperjax.types import Observation
+
+_Z = 1.959963984540054  # of a 95 % interval
+_RESAMPLES = 1000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one episode ended."""
+
+    asin: str
+    """the goal's product: goals of one product are not independent"""
+    score: float
+    success: bool
+    turns: int
+
+
+class FirstHitShopper(Expert):
+    """Search the instruction, open the first hit, click the options it names, buy."""
+
+    def reset(self, observation: Observation) -> None:
+        self.wanted = list(read_request(observation.task).options)
+
+    def plan(self, observation: Observation) -> Plan:
+        return Plan(True, "buy the first hit", self._act(observation))
+
+    def _act(self, observation: Observation) -> str:
+        if is_results(observation):
+            hits = list_candidates(observation)
+            return f"click[{next(iter(hits))}]" if hits else "click[back to search]"
+        if "click[buy now]" not in observation.admissible:
+            return f"search[{observation.task}]"
+        while self.wanted:
+            click = f"click[{self.wanted.pop(0)}]"
+            if click in observation.admissible:
+                return click
+        return "click[buy now]"
+
+
+def play(suite: WebShopSuite, expert: Expert, task_id: str) -> Outcome:
+    """One episode; cut at the suite's turn limit, it scores 0."""
+    env = suite.make_env()
+    observation = env.reset(task_id)
+    expert.reset(observation)
+    asin = suite.get_goal(task_id).asin
+    for turn in range(1, suite.max_turns + 1):
+        step = env.step(expert.plan(observation).action)
+        if step.terminated:
+            return Outcome(asin, step.info["task_score"], step.info["success"], turn)
+        observation = step.observation
+    return Outcome(asin, 0.0, False, suite.max_turns)
+
+
+def buy_perfectly(suite: WebShopSuite, task_id: str) -> Outcome:
+    """Buy the goal's own product with its own options, as far as they can be clicked."""
+    goal = suite.get_goal(task_id)
+    session = Session(suite.shop, goal, suite.profile.quirks, random.Random(0), page=Page.ITEM)
+    session.product = suite.shop.get(goal.asin)
+    for value in goal.option_values:
+        act(session, f"click[{value}]")
+    score = suite.score(task_id, goal.asin, session.chosen).score
+    return Outcome(goal.asin, score, score == 1.0, len(goal.options) + 3)
+
+
+def bound_share(successes: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    if count == 0:
+        return 0.0, 1.0
+    share, z2 = successes / count, _Z**2
+    center = (share + z2 / (2 * count)) / (1 + z2 / count)
+    root = math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    half = _Z / (1 + z2 / count) * root
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def bound_mean(values: Sequence[float], groups: Sequence[str]) -> tuple[float, float]:
+    """Bootstrap 95 % interval of a mean, resampling whole groups (here: products)."""
+    names, group = np.unique(np.array(groups), return_inverse=True)
+    sums = np.bincount(group, np.array(values, np.float64))
+    counts = np.bincount(group)
+    draws = np.random.default_rng(0).integers(len(names), size=(_RESAMPLES, len(names)))
+    means = sums[draws].sum(1) / counts[draws].sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def describe_outcomes(name: str, outcomes: Sequence[Outcome]) -> str:
+    """One line: success with its intervals, score with its interval, turns."""
+    count, asins = len(outcomes), [outcome.asin for outcome in outcomes]
+    successes = [float(outcome.success) for outcome in outcomes]
+    scores = [outcome.score for outcome in outcomes]
+    wilson = bound_share(int(sum(successes)), count)
+    by_product, score = bound_mean(successes, asins), bound_mean(scores, asins)
+    turns = sum(outcome.turns for outcome in outcomes) / count
+    return (
+        f"{name:<10} success {sum(successes) / count:6.1%} [{wilson[0]:.1%}, {wilson[1]:.1%}]"
+        f"  by product [{by_product[0]:.1%}, {by_product[1]:.1%}]"
+        f"  score {sum(scores) / count:.3f} [{score[0]:.3f}, {score[1]:.3f}]  turns {turns:.1f}"
+    )
+
+
+def compare_splits(suite: WebShopSuite) -> tuple[bool, str]:
+    """What two splits share: goal numbers, tasks (product and options), products, titles."""
+    kinds: dict[str, Callable[[str], object]] = {
+        "goal numbers": lambda task: task,
+        "tasks": lambda task: (suite.get_goal(task).asin, suite.get_goal(task).options),
+        "products": lambda task: suite.get_goal(task).asin,
+        "titles": lambda task: suite.get_goal(task).title,
+    }
+    held = {
+        split: {kind: {key(task) for task in suite.tasks(split)} for kind, key in kinds.items()}
+        for split in suite.splits
+    }
+    disjoint, lines = True, []
+    for place, first in enumerate(suite.splits):
+        for second in suite.splits[place + 1 :]:
+            shared = {kind: len(held[first][kind] & held[second][kind]) for kind in kinds}
+            disjoint &= not any(shared.values())
+            told = ", ".join(
+                f"{count} of {len(held[second][kind])} {kind}" for kind, count in shared.items()
+            )
+            lines.append(f"{first} and {second} share {told}")
+    verdict = "splits are disjoint" if disjoint else "splits OVERLAP: training sees held-out tasks"
+    return disjoint, "\n".join([*lines, verdict])
+
+
+def take_evenly(tasks: Sequence[str], limit: int) -> list[str]:
+    """At most `limit` tasks, spread evenly over the sequence."""
+    count = min(limit, len(tasks))
+    return [tasks[place * len(tasks) // count] for place in range(count)]
+
+
+def evaluate_scripts(suite: WebShopSuite, split: str | None = None, episodes: int = 300) -> str:
+    """The report beside which an agent's result on a split is to be read."""
+    split = split or suite.splits[-1]
+    tasks = suite.tasks(split)
+    if not len(tasks):
+        raise ValueError(f"webshop {suite.profile.name}, split {split}: no tasks to evaluate on")
+    chosen = take_evenly(tasks, episodes)
+    policies: dict[str, Callable[[str], Outcome]] = {
+        "ceiling": lambda task: buy_perfectly(suite, task),
+        "first hit": lambda task: play(suite, FirstHitShopper(), task),
+        "expert": lambda task: play(suite, suite.make_expert(0), task),
+    }
+    head = (
+        f"webshop, profile {suite.profile.name}, catalogue {suite.shop.name}, {suite.kind} goals,"
+        f" seed {suite.seed}, split {split}: {len(chosen)} of {len(tasks)} tasks,"
+        f" at most {suite.max_turns} turns; 95 % intervals: Wilson, then bootstrap over products"
+    )
+    lines = [describe_outcomes(name, [buy(t) for t in chosen]) for name, buy in policies.items()]
+    return "\n".join([head, *lines, compare_splits(suite)[1]])

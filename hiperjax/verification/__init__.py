@@ -1,0 +1,1 @@
+"""Parity checks against recorded references of the originals."""
