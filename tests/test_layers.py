@@ -10,6 +10,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
@@ -285,3 +286,10 @@ def test_worlds_do_not_wake_jax() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+def test_pre_commit_and_ci_lint_alike() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    pin = next(x for x in project["project"]["optional-dependencies"]["dev"] if "ruff==" in x)
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert f"rev: v{pin.removeprefix('ruff==')}\n" in hooks
