@@ -9,6 +9,7 @@ admissible commands; between receptacles it searches in one of two orders:
 - "likely": the likeliest unsearched place first, remembering what was seen where.
 """
 
+import collections
 import dataclasses
 import random
 import re
@@ -97,9 +98,14 @@ class Memory:
         for match in _VIEW.finditer(text):
             self._view(match["place"], match["closed"], match["list"])
         for command in observation.admissible:
-            if command.startswith("take "):
-                thing, place = command[5:].split(" from ")
+            verb, _, rest = command.partition(" ")
+            if verb == "take":
+                thing, place = rest.split(" from ")
                 self.seen[thing] = place
+            elif verb == "examine" and rest in self.places and self.held is None:
+                # everything in an accessible place here is offered, be it looked at or not
+                if f"open {rest}" not in observation.admissible:
+                    self.searched.add(rest)
 
     def _treat(self, verb: str, thing: str) -> None:
         undone = {"heat": "cool", "cool": "heat"}.get(verb)
@@ -248,32 +254,33 @@ class ScriptedExpert(base.Expert):
         memory = self._memory
         known = [p for t, p in memory.seen.items() if _class_of(t) == wanted]
         known = [p for p in known if p != self._placed_at()]
-        reachable = self._reachable(admissible)
+        ways = _list_ways(admissible)
         fresh = [p for p in memory.places if p not in memory.searched]
-        candidates = [p for p in known or fresh or memory.places if p in reachable]
+        candidates = [p for p in known or fresh or memory.places if p in ways]
         if not candidates:
             return self._random.choice(admissible)
         prior = load_priors().get(wanted, {})
+        rivals = collections.Counter(map(_class_of, memory.places))
 
         def cost(place: str) -> tuple[float, int]:
-            steps = len(reachable[place]) + (_class_of(place) in _OPENABLE)
-            weight = prior.get(_class_of(place), 0) + 0.1
-            return steps / weight, memory.places.index(place)
+            kind = _class_of(place)
+            likely = (prior.get(kind, 0) + 0.1) / rivals[kind]
+            return (1 + (kind in _OPENABLE)) / likely, memory.places.index(place)
 
-        return reachable[min(candidates, key=cost)][0]
+        return ways[min(candidates, key=cost)]
 
-    def _reachable(self, admissible: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-        """The first command towards looking into each place, where one is admissible."""
-        ways: dict[str, tuple[str, ...]] = {}
-        for place in self._memory.places:
-            for opening in ("open", "go to"):
-                if f"{opening} {place}" in admissible:
-                    ways[place] = (f"{opening} {place}",)
-                    break
-            else:
-                if f"examine {place}" in admissible:
-                    ways[place] = (f"examine {place}",)
-        return ways
+
+def _list_ways(admissible: Iterable[str]) -> dict[str, str]:
+    """For each place that can be looked into, the first command towards it."""
+    ways: dict[str, str] = {}
+    for command in admissible:
+        if command.startswith("go to "):
+            ways[command[6:]] = command
+        elif command.startswith("open "):
+            ways[command[5:]] = command
+        elif command.startswith("examine "):
+            ways.setdefault(command[8:], command)
+    return ways
 
 
 def _starting(commands: Iterable[str], openings: tuple[str, ...]) -> list[str]:

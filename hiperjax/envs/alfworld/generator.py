@@ -12,31 +12,15 @@ import random
 import zlib
 
 from hiperjax.envs.alfworld.catalog import LAMPS, OPENABLE, load_things
-from hiperjax.envs.alfworld.engine import Game, build_game
+from hiperjax.envs.alfworld.game import Game, build_game
 from hiperjax.envs.alfworld.planner import solve
-from hiperjax.envs.alfworld.problem import Fact, Goal, Problem
+from hiperjax.envs.alfworld.problem import HELP, Fact, Goal, Problem
 from hiperjax.envs.alfworld.scenes import Dials, Scene, draw_tiny
 
 SPLITS = ("train", "seen", "unseen")
 SEEN = 16
 """One signature in this many is `seen`."""
 MAX_DRAWS = 20_000
-HELP = """Available commands:
-  look:                             look around your current location
-  inventory:                        check your current inventory
-  go to (receptacle):               move to a receptacle
-  open (receptacle):                open a receptacle
-  close (receptacle):               close a receptacle
-  take (object) from (receptacle):  take an object from a receptacle
-  move (object) to (receptacle):  place an object in or on a receptacle
-  examine (something):              examine a receptacle or an object
-  use (object):                     use an object
-  heat (object) with (receptacle):  heat an object using a receptacle
-  clean (object) with (receptacle): clean an object using a receptacle
-  cool (object) with (receptacle):  cool an object using a receptacle
-  slice (object) with (object):     slice an object using a sharp object
-"""
-"""The reply to `help`, letter for letter that of the official games."""
 _SENTENCES = {
     "pick_and_place_simple": ("put a {o} in {t}.", "put some {o} on {t}."),
     "look_at_obj_in_light": ("look at {o} under the {t}.", "examine the {o} with the {t}."),

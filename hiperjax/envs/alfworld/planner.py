@@ -5,7 +5,8 @@ Not an expert: the expert of `expert.py` sees only observations.
 
 import dataclasses
 
-from hiperjax.envs.alfworld.engine import Game, State, act, build_game, is_won
+from hiperjax.envs.alfworld.engine import act, is_won
+from hiperjax.envs.alfworld.game import Game, State, build_game
 from hiperjax.envs.alfworld.problem import Problem, ProblemError
 
 _TREATMENTS = {

@@ -18,6 +18,22 @@ TASK_TYPES = (
     "pick_two_obj_and_place",
 )
 DIALECTS = ("move", "put")
+HELP = """Available commands:
+  look:                             look around your current location
+  inventory:                        check your current inventory
+  go to (receptacle):               move to a receptacle
+  open (receptacle):                open a receptacle
+  close (receptacle):               close a receptacle
+  take (object) from (receptacle):  take an object from a receptacle
+  move (object) to (receptacle):  place an object in or on a receptacle
+  examine (something):              examine a receptacle or an object
+  use (object):                     use an object
+  heat (object) with (receptacle):  heat an object using a receptacle
+  clean (object) with (receptacle): clean an object using a receptacle
+  cool (object) with (receptacle):  cool an object using a receptacle
+  slice (object) with (object):     slice an object using a sharp object
+"""
+"""The reply to `help`, letter for letter that of the official games."""
 
 Fact = tuple[str, ...]
 
@@ -91,7 +107,7 @@ def parse_problem(text: str) -> Problem:
         sentence=sentence[1],
         walkthrough=tuple(document["walkthrough"]),
         dialect="put" if "put {o} in/on {r}" in grammar else "move",
-        help_text=help_text[1].removeprefix("\n") if help_text else "",
+        help_text=help_text[1].removeprefix("\n") if help_text else HELP,
     )
 
 

@@ -1,16 +1,18 @@
 """The two suites: `household` (generated games) and `alfworld` (official games from a folder)."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from hiperjax.envs.alfworld.engine import (
-    Game,
     act,
     describe_start,
     is_won,
     list_admissible,
 )
 from hiperjax.envs.alfworld.expert import ScriptedExpert
+from hiperjax.envs.alfworld.game import Game, speak
+from hiperjax.envs.alfworld.games import load_library, read_task_type
 from hiperjax.envs.alfworld.generator import SPLITS, generate_game
 from hiperjax.envs.alfworld.problem import TASK_TYPES
 from hiperjax.envs.alfworld.scenes import Dials
@@ -92,17 +94,11 @@ class HouseholdSuite(GameSource):
         hidden: Sequence[str] | None = None,
         **dials: int,
     ) -> None:
-        unknown = [kind for kind in task_types if kind not in TASK_TYPES]
-        if unknown or not task_types:
-            raise ValueError(
-                f"task types of the household suite: found {list(task_types)};"
-                f" expected some of {TASK_TYPES}"
-            )
         tiny = size == "tiny"
         self.dials = Dials(size=size, **dials)
         self.name = f"household-{size}"
         self.max_turns = 16 if tiny else 50
-        self._task_types = tuple(task_types)
+        self._task_types = _check_task_types(task_types)
         self._seed = seed
         self._search = search or ("cycle" if tiny else "likely")
         defaults = ("close", "examine", "help", "inventory", "look") if tiny else ()
@@ -134,3 +130,48 @@ class HouseholdSuite(GameSource):
         if int(index) >= self.sizes[split]:
             raise KeyError(f"task {task_id!r}: {split} has {self.sizes[split]} tasks")
         return split, int(index)
+
+
+class AlfworldSuite(GameSource):
+    """Official games from a folder. A task id is the path of its game below the games folder.
+
+    Splits have their official names; `seen` and `unseen` stand for `valid_seen`, `valid_unseen`.
+    """
+
+    name = "alfworld"
+    max_turns = 50
+    aliases: ClassVar = {"seen": "valid_seen", "unseen": "valid_unseen"}
+
+    def __init__(
+        self,
+        games: Path | str | None = None,
+        task_types: Sequence[str] = TASK_TYPES,
+        dialect: str | None = None,
+        search: str = "likely",
+    ) -> None:
+        self._library = load_library(games)
+        self._task_types = frozenset(_check_task_types(task_types))
+        self._search = search
+        self.dialect = dialect or self._library.find_dialect()
+        self.splits = self._library.splits
+
+    def tasks(self, split: str) -> Sequence[str]:
+        paths = self._library.list_split(self.aliases.get(split, split))
+        return tuple(path for path in paths if read_task_type(path) in self._task_types)
+
+    def task_type(self, task_id: str) -> str:
+        return read_task_type(task_id)
+
+    def open_game(self, task_id: str) -> Game:
+        game = self._library.open(task_id)
+        return game if game.old_dialect == (self.dialect == "put") else speak(game, self.dialect)
+
+    def make_expert(self, seed: int, noise: float = 0.0) -> Expert:
+        return ScriptedExpert(seed, noise, self._search)
+
+
+def _check_task_types(task_types: Sequence[str]) -> tuple[str, ...]:
+    unknown = [kind for kind in task_types if kind not in TASK_TYPES]
+    if unknown or not task_types:
+        raise ValueError(f"task types: found {list(task_types)}; expected some of {TASK_TYPES}")
+    return tuple(task_types)
