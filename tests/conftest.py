@@ -41,6 +41,8 @@ settings.load_profile("same")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # beartype checks a random item of a sequence; no drawn example depends on its choice.
+    config.addinivalue_line("filterwarnings", "ignore:Do not use the `random` module inside strat")
     if config.cache is None:  # -p no:cacheprovider
         return
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("xla")))
