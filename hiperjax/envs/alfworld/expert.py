@@ -97,15 +97,14 @@ class Memory:
             self._treat(words[1], names[0])
         for match in _VIEW.finditer(text):
             self._view(match["place"], match["closed"], match["list"])
-        for command in observation.admissible:
+        admissible = observation.admissible
+        for command in admissible:
             verb, _, rest = command.partition(" ")
             if verb == "take":
                 thing, place = rest.split(" from ")
                 self.seen[thing] = place
-            elif verb == "examine" and rest in self.places and self.held is None:
-                # everything in an accessible place here is offered, be it looked at or not
-                if f"open {rest}" not in observation.admissible:
-                    self.searched.add(rest)
+            elif verb == "examine" and self.held is None and f"open {rest}" not in admissible:
+                self.searched.add(rest)  # whatever lies there is offered, looked at or not
 
     def _treat(self, verb: str, thing: str) -> None:
         undone = {"heat": "cool", "cool": "heat"}.get(verb)

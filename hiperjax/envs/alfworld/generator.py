@@ -15,12 +15,15 @@ from hiperjax.envs.alfworld.catalog import LAMPS, OPENABLE, load_things
 from hiperjax.envs.alfworld.game import Game, build_game
 from hiperjax.envs.alfworld.planner import solve
 from hiperjax.envs.alfworld.problem import HELP, Fact, Goal, Problem
+from hiperjax.envs.alfworld.rooms import draw_room
 from hiperjax.envs.alfworld.scenes import Dials, Scene, draw_tiny
 
 SPLITS = ("train", "seen", "unseen")
 SEEN = 16
 """One signature in this many is `seen`."""
 MAX_DRAWS = 20_000
+COOL_IN_FRIDGE = 0.05
+"""Share of things in a fridge that are cool at the start; none in tasks that ask for it."""
 _SENTENCES = {
     "pick_and_place_simple": ("put a {o} in {t}.", "put some {o} on {t}."),
     "look_at_obj_in_light": ("look at {o} under the {t}.", "examine the {o} with the {t}."),
@@ -44,8 +47,9 @@ def generate_problem(seed: int, split: str, index: int, kind: str, dials: Dials)
     if split not in SPLITS:
         raise KeyError(f"split {split!r} of generated games: expected one of {SPLITS}")
     rng = random.Random(f"{seed}/{dials.size}/{split}/{index}/{kind}")
+    draw = draw_tiny if dials.size == "tiny" else draw_room
     for _ in range(MAX_DRAWS):
-        scene = draw_tiny(rng, kind, dials, unseen=split == "unseen")
+        scene = draw(rng, kind, dials, unseen=split == "unseen")
         if scene is not None and split in ("unseen", _split_by_signature(scene)):
             return _write_down(scene, rng)
     raise ValueError(
@@ -95,6 +99,10 @@ def _list_facts(scene: Scene, rng: random.Random) -> tuple[Fact, ...]:
             facts.append(("inreceptacle", identifier, receptacles[place]))
             where = locations[scene.receptacles[place][1]]
             facts.append(("objectatlocation", identifier, where))
+            if scene.receptacles[place][0] == "Fridge" and _starts_cool(scene, rng):
+                facts.append(("iscool", identifier))
+        if not places:
+            facts.append(("objectatlocation", identifier, rng.choice(sorted(locations.values()))))
         if name in LAMPS:
             facts.append(("toggleable", identifier))
         elif name in catalog:
@@ -114,6 +122,10 @@ def _list_facts(scene: Scene, rng: random.Random) -> tuple[Fact, ...]:
     ]
     facts.append(("atlocation", "agent1", ids.make("loc")))
     return tuple(dict.fromkeys(facts))
+
+
+def _starts_cool(scene: Scene, rng: random.Random) -> bool:
+    return scene.kind != "pick_cool_then_place_in_recep" and rng.random() < COOL_IN_FRIDGE
 
 
 class _Ids:

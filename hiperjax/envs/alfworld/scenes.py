@@ -13,6 +13,7 @@ TINY_THINGS = (
     *("Apple", "Mug", "Plate", "Cup", "Potato", "Egg", "Tomato", "Bowl", "Bread", "Pan"),
     *("Lettuce", "Pot", "Knife", "Fork", "Spoon", "SoapBar", "Kettle", "Ladle"),
 )
+SIZES = ("tiny", "small", "full")
 HELD_OUT = 4
 """One layout in this many, and one (object, target) pair in this many, is held out."""
 PROPERTY_OF = {
@@ -36,6 +37,8 @@ class Dials:
     """tiny: how many classes things are drawn from"""
 
     def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise ValueError(f"size of generated games: found {self.size!r}; expected {SIZES}")
         limits = {
             "receptacles": (5, len(TINY_APPLIANCES) + len(TINY_STORAGE)),
             "objects": (2, 40),
