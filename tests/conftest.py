@@ -43,9 +43,10 @@ settings.load_profile("same")
 def pytest_configure(config: pytest.Config) -> None:
     # beartype checks a random item of a sequence; no drawn example depends on its choice.
     config.addinivalue_line("filterwarnings", "ignore:Do not use the `random` module inside strat")
-    if config.cache is None:  # -p no:cacheprovider
+    cache = getattr(config, "cache", None)
+    if cache is None:  # -p no:cacheprovider
         return
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("xla")))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.mkdir("xla")))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     # Two pytest processes may write one entry at once; a torn entry is compiled again.
     config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent comp")
