@@ -204,7 +204,7 @@ class _Builder:
 
     def build(self) -> Game:
         problem, goal = self.problem, self.problem.goal
-        locations = dict(self.pairs("receptacleatlocation"))
+        locations = {r: location for r, location in self.pairs("receptacleatlocation")}  # noqa: C416
         location_of = tuple(self.location_index[locations[r]] for r in self.receptacle_ids)
         receptacles = tuple(self.names[r] for r in self.receptacle_ids)
         objects = tuple(self.names[o] for o in self.object_ids)

@@ -239,8 +239,9 @@ def _read_pack(place: Path) -> tuple[dict[str, Entry], bytes]:
     dictionary = rest[start : start + head["dictionary"]]
     start += head["dictionary"]
     entries = {}
-    for path, (*facts, length) in head["games"].items():
-        entries[path] = Entry(*facts, rest[start : start + length])
+    for path, (size, mtime_ns, content_hash, dialect, length) in head["games"].items():
+        packed = rest[start : start + length]
+        entries[path] = Entry(size, mtime_ns, content_hash, dialect, packed)
         start += length
     return entries, dictionary
 
