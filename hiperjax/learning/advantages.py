@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from hiperjax.learning.credit import Credit, CreditInputs, Estimator, Options
 from hiperjax.learning.hierarchical import flat_gae_credit, hae_credit, require
+from hiperjax.learning.rivals import RIVALS
 from hiperjax.learning.shaping import shape_rewards
 from hiperjax.types import TurnGrid, TurnRows
 
@@ -36,6 +37,7 @@ ESTIMATORS: dict[str, Estimator] = {
         Estimator(
             "flat_gae", flat_gae_credit, hierarchical=False, needs_groups=False, heads=("term",)
         ),
+        *RIVALS,
     )
 }
 

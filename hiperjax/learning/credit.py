@@ -95,6 +95,26 @@ class Options:
     """lambda-returns (official code) or one-step bootstrapped targets (paper)"""
     switch_advantage: Literal["return", "two_head"] = "return"
     """return to the boundary less V_term (official code), or (q - beta)(V_high - V_keep) (paper)"""
+    group_std: bool = True
+    """groups: divide by the standard deviation too"""
+    group_over: Literal["turns", "episodes"] = "turns"
+    """groups: episode statistics over turn rows (public agent code) or over episodes (textbook)"""
+    lone_raw: bool = False
+    """groups: let the raw score of a task with one entry through, as public code does"""
+    row_penalty: float = 0.0
+    """groups: taken off the score of a malformed turn; for unshaped rewards"""
+    per_turn_return: bool = False
+    """REINFORCE++: the return-to-go of each turn instead of the episode's return"""
+    step_weight: float = 1.0
+    """weight of the step-level term beside the episode-level one"""
+    history: int = 2
+    """HGPO: how many past states an anchor may hold"""
+    history_exponent: float = 1.0
+    """HGPO: level h weighs (h + 2) ** history_exponent"""
+    omega: float = 0.1
+    """GraphGPO: decay a step of distance to the goal"""
+    success_reward: float = 10.0
+    """GraphGPO, G2PO: value of the goal; BEACON: of a milestone"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -92,13 +92,13 @@ def turn_discount(
     mask: Bool[Array, "B T"], terminated: Bool[Array, " B"], gamma: float
 ) -> Float[Array, "B T"]:
     """gamma, and 0 at the last turn of a terminated episode."""
-    last = jnp.arange(mask.shape[1]) == last_turn(mask)[:, None]
+    last = jnp.arange(mask.shape[1])[None] == last_turn(mask)[:, None]
     return jnp.where(last & terminated[:, None], 0.0, gamma)
 
 
 def last_turn(mask: Bool[Array, "B T"]) -> Array:
     """Index of the last live turn, -1 in an empty trajectory."""
-    return jnp.max(jnp.where(mask, jnp.arange(mask.shape[1]), -1), axis=1)
+    return jnp.max(jnp.where(mask, jnp.arange(mask.shape[1])[None], -1), axis=1)
 
 
 def one_step_targets(inputs: HaeInputs) -> HaeOutputs:
