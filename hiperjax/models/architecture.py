@@ -49,6 +49,8 @@ class TransformerConfig:
     """What the backward pass recomputes: nothing, each layer, or all but its matrix products."""
     attention: Implementation = "xla"
     """Attention kernel of whole rows; `cudnn` wants an NVIDIA GPU and a 16-bit dtype."""
+    row_axes: tuple[str, ...] = ()
+    """Axes of the mesh in force (`jax.set_mesh`) that rows are split over; empty without a mesh."""
     decode_unroll: int = 1
     """Layers unrolled per step of the decode loop over layers."""
     lora_rank: int = 0

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from hiperjax.models.architecture import TransformerConfig
@@ -99,7 +100,14 @@ def _embed(
     params: Params, config: TransformerConfig, tokens: Int[Array, "N Q"]
 ) -> Float[Array, "N Q D"]:
     x = params["embedding"][tokens].astype(config.dtype)
-    return x * math.sqrt(config.hidden_size) if config.embedding_scale else x
+    return split_rows(x * math.sqrt(config.hidden_size) if config.embedding_scale else x, config)
+
+
+def split_rows(x: Array, config: TransformerConfig) -> Array:
+    """Keep rows split over the mesh, and whole otherwise: parameters come to them."""
+    if not config.row_axes:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(config.row_axes))
 
 
 def _windows(config: TransformerConfig) -> Int[Array, " layers"] | None:
@@ -157,7 +165,8 @@ def _run_rows(
             lengths=context.lengths,
             implementation=config.attention,
         )
-        return block.finish(x, heads), KeyValues(key, value) if keep else None
+        x = split_rows(block.finish(x, heads), config)
+        return x, KeyValues(key, value) if keep else None
 
     layers = (params["layers"], prefix, _windows(config))
     x, kept = jax.lax.scan(_checkpointed(config, body), _embed(params, config, tokens), layers)
@@ -263,7 +272,7 @@ def decode(
         )
         keys, values = (a[index][:, :reach].astype(x.dtype) for a in cache)
         heads = attend(query, keys, values, mask=_mask(context, window))
-        return (block.finish(x, heads), cache), None
+        return (split_rows(block.finish(x, heads), config), cache), None
 
     layers = (params["layers"], jnp.arange(config.num_layers), _windows(config))
     x = _embed(params, config, token[:, None])
