@@ -46,11 +46,14 @@ def make_webshop_suite(
         shop = load_shop(Path(data))
     else:
         shop = make_shop("tiny") if tiny else load_generated()
+    seed = rules.seed if seed is None else seed
+    if not len(shop.list_goals(goals, seed)):
+        raise ValueError(f"{shop.name}: no {goals} goals; for human ones add items_human_ins*.json")
     return WebShopSuite(
         shop,
         rules,
         kind=goals,
-        seed=rules.seed if seed is None else seed,
+        seed=seed,
         max_turns=max_turns,
         workers=workers,
         show_selected=rules.show_selected if show_selected is None else show_selected,

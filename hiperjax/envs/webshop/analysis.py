@@ -39,7 +39,9 @@ _PICTOGRAPHIC = (
 def _build_pattern() -> "regex.Pattern[str]":
     ignored = r"[\p{WB=Format}\p{WB=Extend}\p{WB=ZWJ}]"
     glue = rf"{ignored}*+"  # WB4: what attaches to a character and never breaks
-    bare_glue = r"[\p{WB=Format}\p{WB=Extend}\p{WB=ZWJ}--[\uFE0E\uFE0F]]*"
+    # Within emoji the presentation selectors count, and so does a joiner before another emoji.
+    bare_ignored = r"[\p{WB=Format}\p{WB=Extend}\p{WB=ZWJ}--[\uFE0E\uFE0F]]"
+    bare_glue = rf"(?:(?!\p{{WB=ZWJ}}+[{_PICTOGRAPHIC}]){bare_ignored})*"
     colons = r":\uFE55\uFF1A"  # MidLetter until Unicode 15
     letter = rf"[\p{{WB=ALetter}}\p{{WB=Hebrew_Letter}}]{glue}"
     numeric = rf"[\p{{WB=Numeric}}\uFF10-\uFF19]{glue}"

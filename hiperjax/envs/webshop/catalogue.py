@@ -91,6 +91,10 @@ def parse_products(
 def _parse_product(reader: "_Reader", asin: str, extra: Any, human: Any) -> Product:
     facts = _Reader(extra, f"{reader.file} (attributes)", f"product {asin!r}")
     bullets = reader.read("small_description", list, str)
+    instruction = facts.read("instruction", str, type(None), default=None)
+    wanted = facts.read_texts("instruction_attributes", ())
+    if instruction is not None and not wanted:
+        raise facts.complain("instruction_attributes", "none", "one at least beside an instruction")
     return Product(
         asin=asin,
         title=reader.read("name", str),
@@ -102,19 +106,25 @@ def _parse_product(reader: "_Reader", asin: str, extra: Any, human: Any) -> Prod
         product_category=reader.read("product_category", str),
         prices=_parse_prices(reader),
         attributes=facts.read_texts("attributes", DEFAULT_ATTRIBUTES),
-        instruction=facts.read("instruction", str, type(None), default=None),
-        instruction_attributes=facts.read_texts("instruction_attributes", ()),
-        human=tuple(_parse_human(entry, asin) for entry in human),
+        instruction=instruction,
+        instruction_attributes=wanted,
+        human=_parse_humans(human, asin),
         nouns=reader.read_texts("title_nouns") if "title_nouns" in reader.record else None,
     )
 
 
-def _parse_human(entry: Any, asin: str) -> HumanInstruction:
-    reader = _Reader(entry, "human instructions", f"product {asin!r}")
-    return HumanInstruction(
-        text=reader.read("instruction", str),
-        attributes=reader.read_texts("instruction_attributes"),
-        options=reader.read_texts("instruction_options"),
+def _parse_humans(entries: Any, asin: str) -> tuple[HumanInstruction, ...]:
+    file, where = "human instructions", f"product {asin!r}"
+    if not isinstance(entries, Sequence) or isinstance(entries, str):
+        raise CatalogueError(f"{file}: {where} is {type(entries).__name__}, expected a list")
+    readers = [_Reader(entry, file, where) for entry in entries]
+    return tuple(
+        HumanInstruction(
+            text=reader.read("instruction", str),
+            attributes=reader.read_texts("instruction_attributes"),
+            options=reader.read_texts("instruction_options"),
+        )
+        for reader in readers
     )
 
 

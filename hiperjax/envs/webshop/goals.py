@@ -14,7 +14,7 @@ import itertools
 import math
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -41,10 +41,10 @@ class Goal:
     product_category: str
     instruction: str
     attributes: tuple[str, ...]
-    price_cap: float
+    price_cap: float | int
     options: tuple[tuple[str, str], ...] | tuple[str, ...]
     """(name, value) pairs of a synthetic goal, values of a human one"""
-    weight: float
+    weight: float | int
     """share of an unplanned draw"""
 
     @property
@@ -96,7 +96,7 @@ class GoalList(Sequence[Goal]):
         return np.array([source.place for source in self.sources], np.int64)[self.places[:, 0]]
 
     @functools.cached_property
-    def cumulative_weights(self) -> list[float]:
+    def cumulative_weights(self) -> list[float | int]:
         weights = [source.weight for source in self.sources]
         return list(itertools.accumulate(weights[source] for source in self.places[:, 0]))
 
@@ -118,8 +118,8 @@ class _Source:
     text: str
     attributes: tuple[str, ...]
     human: HumanInstruction | None
-    cap: float
-    weight: float = 1
+    cap: float | int = NO_CAP
+    weight: float | int = 1
 
     def write(self, products: Sequence[Product], combination: int) -> Goal:
         product = products[self.place]
@@ -153,12 +153,12 @@ def _pick_options(product: Product, combination: int) -> tuple[tuple[str, str], 
     return tuple(reversed(picked))
 
 
-def draw_prices(products: Iterable[Product], rng: random.Random) -> list[float]:
-    """Actual prices: the one there is, or a uniform draw from the range."""
-    return [p.prices[0] if len(p.prices) == 1 else rng.uniform(*p.prices) for p in products]
+def draw_price(prices: tuple[float, ...], rng: random.Random) -> float:
+    """The actual price: the one there is, or a uniform draw from the range."""
+    return prices[0] if len(prices) == 1 else rng.uniform(*prices)
 
 
-def draw_cap(price: float, rng: random.Random) -> float:
+def draw_cap(price: float, rng: random.Random) -> float | int:
     """The larger of two of the next four tens above a price; `NO_CAP` where fewer than two are."""
     above = [cap for cap in _CAPS if cap > price][:4]
     return max(rng.sample(above, 2)) if len(above) >= 2 else NO_CAP
@@ -166,28 +166,40 @@ def draw_cap(price: float, rng: random.Random) -> float:
 
 def build_goals(products: Sequence[Product], kind: GoalKind, seed: int) -> GoalList:
     """Draw prices and caps, list the goals of every product, shuffle."""
-    rng = random.Random(seed)
-    prices = draw_prices(products, rng)
+    ranges: list[tuple[float, ...]] = []
     sources: list[_Source] = []
     counts: list[int] = []
-    for place, product in enumerate(products):
+    for place, product in enumerate(products):  # once: a large catalogue comes from disk
+        ranges.append(product.prices)
         for text, attributes, human, count in _list_sources(product, kind):
-            cap = draw_cap(prices[place], rng)
-            sources.append(_Source(place, text, attributes, human, cap))
+            sources.append(_Source(place, text, attributes, human))
             counts.append(count)
-    if kind == "synthetic":
-        sources = _weigh(sources, counts)
+    rng = random.Random(seed)
+    prices = [draw_price(own, rng) for own in ranges]
+    caps = [draw_cap(prices[source.place], rng) for source in sources]
+    weights = _weigh(sources, counts) if kind == "synthetic" else [1] * len(sources)
     order = list(range(sum(counts)))
     random.Random(seed).shuffle(order)
-    owner = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    first = np.concatenate([[0], np.cumsum(counts)[:-1]]) if counts else np.zeros(0)
-    combination = np.arange(len(owner)) - np.repeat(first, counts)
-    places = np.stack([owner, combination.astype(np.int32)], axis=1)[order]
-    return GoalList(products, kind, seed, np.array(prices), tuple(sources), places)
+    owner = np.repeat(np.arange(len(counts)), np.array(counts, np.int64))
+    first = np.cumsum([0, *counts])[owner]
+    places = np.stack([owner, np.arange(len(owner)) - first], axis=1)[order]
+    return GoalList(
+        products=products,
+        kind=kind,
+        seed=seed,
+        prices=np.array(prices),
+        sources=tuple(
+            dataclasses.replace(source, cap=cap, weight=weight)
+            for source, cap, weight in zip(sources, caps, weights, strict=True)
+        ),
+        places=places,
+    )
 
 
-def _list_sources(product: Product, kind: GoalKind):
-    """Yield (text, attributes, human instruction, number of goals)."""
+def _list_sources(
+    product: Product, kind: GoalKind
+) -> Iterator[tuple[str, tuple[str, ...], HumanInstruction | None, int]]:
+    """Text, attributes, human instruction and number of goals of each of a product's sources."""
     if kind == "synthetic" and product.instruction is not None:
         count = math.prod(len(values) for _, values in product.options)
         yield product.instruction, product.instruction_attributes, None, count
@@ -197,18 +209,13 @@ def _list_sources(product: Product, kind: GoalKind):
                 yield human.text.strip("."), human.attributes, human, 1
 
 
-def _weigh(sources: list[_Source], counts: list[int]) -> list[_Source]:
+def _weigh(sources: list[_Source], counts: list[int]) -> list[float]:
     """Weight of a goal: mean over its attributes of one over the goals that share it."""
     shared: dict[str, int] = defaultdict(int)
     for source, count in zip(sources, counts, strict=True):
         for attribute in source.attributes:
             shared[attribute] += count
     return [
-        dataclasses.replace(
-            source,
-            weight=sum(1.0 / shared[a] for a in source.attributes) / len(source.attributes),
-        )
-        if source.attributes and count
-        else source
+        sum(1.0 / shared[a] for a in source.attributes) / len(source.attributes) if count else 0.0
         for source, count in zip(sources, counts, strict=True)
     ]

@@ -26,7 +26,7 @@ _NOT_NOUNS_TEXT = (
     " low top fast sexy wide narrow tall petite clear wash"
 )
 _NOT_NOUNS = frozenset(_NOT_NOUNS_TEXT.split())
-_ADJECTIVE_ENDING = re.compile(r".{3}(?:able|ible|ful|less|ous|ive|ical|est|ized)$|.{4}ly$")
+_ADJECTIVE_ENDING = re.compile(r".{3,}(?:able|ible|ful|less|ous|ive|ical|est|ized)$|.{4,}ly$")
 
 
 def find_nouns(title: str) -> tuple[str, ...]:

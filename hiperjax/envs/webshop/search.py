@@ -57,7 +57,7 @@ class SearchIndex:
         scores = np.zeros(len(self.identifiers), np.float64)
         for term, count in counts.items():
             number = self.term_numbers[term]
-            span = slice(self.starts[number], self.starts[number + 1])
+            span = slice(int(self.starts[number]), int(self.starts[number + 1]))
             weight = self._weigh(span.stop - span.start) * np.float32(count)
             scores[self.documents[span]] += weight - weight / self.saturation[span]
         return self._take_best(scores.astype(np.float32), limit)
@@ -116,8 +116,8 @@ def _invert(
 
 def _invert_norms(lengths: np.ndarray) -> np.ndarray:
     """1 / K of each document, in float32 from the first operation on."""
-    if not len(lengths):
-        return np.empty(0, np.float32)
+    if not lengths.any():  # nothing to be found in any document
+        return np.ones(len(lengths), np.float32)
     mean = np.float32(lengths.sum() / len(lengths))
     k1, b, one = np.float32(K1), np.float32(B), np.float32(1)
     rounded = np.array([round_length(int(length)) for length in lengths], np.float32)

@@ -1,0 +1,315 @@
+"""The suite: splits, profiles, what agents see, experts, baselines, Gymnasium, verification."""
+
+import gzip
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hiperjax.envs.webshop import WebShopSuite, make_webshop_suite
+from hiperjax.envs.webshop.baseline import (
+    FirstHitShopper,
+    Outcome,
+    bound_mean,
+    bound_share,
+    buy_perfectly,
+    compare_splits,
+    evaluate_scripts,
+    play,
+    take_evenly,
+)
+from hiperjax.envs.webshop.expert import list_candidates, read_request
+from hiperjax.envs.webshop.gym import GymWebShop, register_webshop
+from hiperjax.envs.webshop.profiles import get_profile
+from hiperjax.envs.webshop.suite import is_invited
+from hiperjax.types import Observation
+from hiperjax.verification.webshop import verify_webshop
+
+STRICT = make_webshop_suite()
+HIPER = make_webshop_suite("hiper")
+TINY = make_webshop_suite(tiny=True)
+
+
+def share_won(outcomes: list[Outcome]) -> float:
+    return sum(outcome.success for outcome in outcomes) / len(outcomes)
+
+
+def test_strict_splits_are_disjoint_and_complete():
+    disjoint, report = compare_splits(STRICT)
+    assert disjoint and "splits are disjoint" in report
+    goals = STRICT.shop.list_goals("synthetic", STRICT.seed)
+    assert sum(len(STRICT.tasks(split)) for split in STRICT.splits) == len(goals)
+    assert all(len(suite.tasks(s)) for suite in (STRICT, TINY) for s in suite.splits)
+
+
+def test_a_product_keeps_its_split_under_any_seed():
+    other = make_webshop_suite(seed=9)
+    for split in STRICT.splits:
+        asins = {STRICT.get_goal(task).asin for task in STRICT.tasks(split)}
+        assert {other.get_goal(task).asin for task in other.tasks(split)} == asins
+
+
+def test_hiper_splits_leak_and_the_report_says_so():
+    disjoint, report = compare_splits(HIPER)
+    assert not disjoint and "OVERLAP" in report
+    workers = make_webshop_suite("hiper", workers=3)
+    assert len(workers.tasks("train")) == 3 * len(HIPER.tasks("train"))
+    assert len(HIPER.tasks("validation")) == 500
+    seeds = {task.split("-")[0] for task in workers.tasks("train")}
+    assert seeds == {"seed0", "seed1", "seed2"}
+    assert HIPER.tasks("validation")[0] == "seed1000-goal0"
+    assert workers.tasks("train")[len(HIPER.tasks("train"))] == "seed1-goal500"
+
+
+def test_unknown_names_are_refused_by_name():
+    env = STRICT.make_env()
+    for task in ("seed233-goal99999", "goal7", "seed233-goalx", ""):
+        with pytest.raises(KeyError, match="task"):
+            env.reset(task)
+    with pytest.raises(KeyError, match="expected train, dev, test"):
+        STRICT.tasks("validation")
+    with pytest.raises(IndexError, match="expected 0 to"):
+        STRICT.tasks("test")[10**6]
+    with pytest.raises(ValueError, match="expected one of strict, hiper"):
+        get_profile("loose")
+    with pytest.raises(ValueError, match="no human goals"):
+        make_webshop_suite(tiny=True, goals="human")
+    with pytest.raises(ValueError, match="only the generated catalogue"):
+        make_webshop_suite(tiny=True, data="shop")
+    with pytest.raises(RuntimeError, match="call reset"):
+        env.step("click[next >]")
+
+
+def walk(suite: WebShopSuite) -> tuple[list[Observation], float, dict]:
+    """Buy a goal's own product with its options, by what the pages show."""
+    task = next(t for t in suite.tasks(suite.splits[0]) if len(suite.get_goal(t).options) == 2)
+    goal = suite.get_goal(task)
+    env = suite.make_env()
+    seen = [env.reset(task)]
+    title = f"search[{goal.title}]"
+    buy = [f"click[{value}]" for value in goal.option_values] + ["click[buy now]"]
+    for action in (title, f"click[{goal.asin}]", *buy):
+        step = env.step(action)
+        seen.append(step.observation)
+    return seen, step.reward, dict(step.info)
+
+
+def test_rewards_and_observations_of_the_profiles():
+    seen, reward, info = walk(STRICT)
+    assert (reward, info["success"], info["task_score"]) == (1.0, True, 1.0)
+    assert seen[0].text == "'Search'" and seen[0].admissible == ("search[<your query>]",)
+    assert seen[0].task.startswith("Find me ") and seen[0].task not in seen[1].text
+    assert "\nSelected options: " in seen[4].text and "Selected" not in seen[2].text
+    assert {"r_type", "r_att", "r_option", "r_price"} <= set(info["parts"])
+    seen, reward, info = walk(HIPER)
+    assert (reward, info["success"]) == (10.0, True)
+    assert seen[0].admissible == ("search[<your query>]", "click[search]")
+    assert "Selected" not in seen[4].text and len(info["selected"]) == 2
+
+
+def test_a_wrong_purchase_pays_only_under_strict():
+    for suite, pays in ((STRICT, True), (HIPER, False)):
+        task = next(t for t in suite.tasks(suite.splits[0]) if suite.get_goal(t).options)
+        goal = suite.get_goal(task)
+        env = suite.make_env()
+        env.reset(task)
+        env.step(f"search[{goal.title}]")
+        env.step(f"click[{goal.asin}]")
+        step = env.step("click[buy now]")
+        assert step.terminated and not step.truncated and not step.info["success"]
+        assert 0 < step.info["task_score"] < 1
+        assert step.reward == (step.info["task_score"] if pays else 0.0)
+
+
+def test_environments_are_independent():
+    tasks = STRICT.tasks("train")
+    first, second = STRICT.make_env(), STRICT.make_env()
+    first.reset(tasks[0])
+    before = second.reset(tasks[1])
+    first.step("search[tea]")
+    after = second.step("click[nothing]")
+    assert after.observation == before and after.info["known_action"] is False
+
+
+def test_searches_are_invited_where_there_is_a_bar():
+    assert is_invited("search[red mug]", ("search[<your query>]",))
+    assert not is_invited("search[red mug]", ("click[next >]",))
+    assert not is_invited("search[]", ("search[<your query>]",))
+    assert is_invited("click[next >]", ("click[next >]",))
+
+
+def test_requests_are_taken_apart():
+    text = "Find me low sugar, non gmo teas with rich aroma for cold evenings with color: black"
+    text += " with white, and pack: pack of 3, and price lower than 40.00 dollars"
+    request = read_request(text)
+    assert request.what == "low sugar, non gmo teas with rich aroma for cold evenings"
+    assert (request.options, request.cap) == (("black with white", "pack of 3"), 40.0)
+    plain = read_request("i need a mug")
+    assert (plain.what, plain.options, plain.cap) == ("i need a mug", (), math.inf)
+
+
+def test_candidates_are_read_off_a_page():
+    text = "'Back to Search' [SEP] 'Next >' [SEP] 'A1' [SEP] 'It's $5 off' [SEP] '$9.5 to $12.0'"
+    actions = ("click[back to search]", "click[next >]", "click[a1]", "click[a2]")
+    found = list_candidates(Observation(f"{text} [SEP] 'A2' [SEP] '$3.0'", "", actions))
+    assert found == {"a1": 9.5, "a2": 3.0}
+
+
+def test_the_ceiling_is_reached_under_strict():
+    tasks = take_evenly(STRICT.tasks("test"), 60)
+    assert share_won([buy_perfectly(STRICT, task) for task in tasks]) == 1.0
+
+
+def test_expert_beats_first_hit_and_noise_costs():
+    tasks = take_evenly(STRICT.tasks("dev"), 60)
+    script = share_won([play(STRICT, FirstHitShopper(), task) for task in tasks])
+    expert = share_won([play(STRICT, STRICT.make_expert(0), task) for task in tasks])
+    noisy = share_won([play(STRICT, STRICT.make_expert(0, 0.5), task) for task in tasks])
+    assert noisy < expert > script and expert > 0.8
+    every = [task for split in TINY.splits for task in TINY.tasks(split)]
+    assert share_won([play(TINY, TINY.make_expert(0), task) for task in every]) == 1.0
+
+
+def test_plans_name_a_subgoal_and_switch_with_it():
+    env, expert = STRICT.make_env(), STRICT.make_expert(0)
+    for task in take_evenly(STRICT.tasks("dev"), 10):
+        observation = env.reset(task)
+        expert.reset(observation)
+        subgoal, named = "", set()
+        for _ in range(STRICT.max_turns):
+            plan = expert.plan(observation)
+            assert plan.subgoal and plan.switch == (plan.subgoal != subgoal)
+            assert is_invited(plan.action, observation.admissible)
+            subgoal = plan.subgoal
+            named.add(subgoal)
+            step = env.step(plan.action)
+            observation = step.observation
+            if step.terminated:
+                break
+        assert {"find candidates", "open a candidate", "buy the product"} <= named
+
+
+def test_pure_noise_acts_admissibly_and_repeatably():
+    def act_out(seed: int) -> list[str]:
+        env, expert = STRICT.make_env(), STRICT.make_expert(seed, noise=1.0)
+        observation = env.reset(STRICT.tasks("train")[0])
+        expert.reset(observation)
+        actions = []
+        for _ in range(15):
+            actions.append(expert.plan(observation).action)
+            assert is_invited(actions[-1], observation.admissible)
+            step = env.step(actions[-1])
+            observation = step.observation
+            if step.terminated:
+                break
+        return actions
+
+    assert act_out(1) == act_out(1)
+    assert len({tuple(act_out(seed)) for seed in range(5)}) > 1
+
+
+@given(st.integers(1, 400), st.data())
+def test_wilson_intervals(count: int, data: st.DataObject):
+    successes = data.draw(st.integers(0, count))
+    low, high = bound_share(successes, count)
+    assert 0 <= low <= successes / count + 1e-12 and successes / count - 1e-12 <= high <= 1
+    other = bound_share(count - successes, count)
+    np.testing.assert_allclose((1 - other[1], 1 - other[0]), (low, high), atol=1e-12)
+
+
+def test_wilson_by_hand_and_bootstrap_by_group():
+    np.testing.assert_allclose(bound_share(0, 10), (0.0, 0.2775328), atol=1e-6)
+    values = [1.0] * 50 + [0.0] * 50
+    alone = bound_mean(values, [str(number) for number in range(100)])
+    together = bound_mean(values, [str(number // 25) for number in range(100)])
+    assert alone[0] < 0.5 < alone[1]
+    assert together[1] - together[0] > 2 * (alone[1] - alone[0])
+
+
+def test_the_report_states_what_a_result_needs():
+    report = evaluate_scripts(TINY)
+    for part in ("profile strict", "seed 233", "at most 15 turns", "ceiling", "first hit"):
+        assert part in report
+    assert "splits are disjoint" in report
+
+
+def test_gymnasium_plays_it():
+    register_webshop()
+    register_webshop()
+    env = gymnasium.make("hiperjax/WebShop-v0", tiny=True, max_turns=3)
+    text, info = env.reset(seed=0)
+    assert text.startswith("WebShop [SEP] Instruction: [SEP] ") and info["task"] in text
+    assert env.reset(seed=0)[0] == text
+    for turn in range(3):
+        text, reward, terminated, truncated, info = env.step("search[mug]")
+        assert (reward, terminated, truncated) == (0.0, False, turn == 2)
+    text, info = env.reset(options={"task": TINY.tasks("test")[0]})
+    assert info["task_id"] == TINY.tasks("test")[0]
+    check_env(GymWebShop(profile="hiper"), skip_render_check=True)
+
+
+def test_memory_is_shared():
+    """An environment is a record: all of them look at one catalogue."""
+    environments = [STRICT.make_env() for _ in range(8)]
+    for env, task in zip(environments, STRICT.tasks("train"), strict=False):
+        env.reset(task)
+    assert len({id(env.session.shop) for env in environments if env.session}) == 1
+    assert make_webshop_suite(max_turns=3).shop is STRICT.shop
+
+
+def test_verification_finds_the_recordings_equal(shared, capsys: pytest.CaptureFixture):
+    folder = shared("data/webshop")
+    episodes = shared("data/webshop/recorded_episodes_seed6.json.gz")
+    goals = shared("data/webshop/goal_fixtures.json")
+    assert verify_webshop(folder, goals, None, episodes) == 0
+    printed = capsys.readouterr().out
+    assert "goal lists: 2 of 2 equal" in printed and "episodes: 30 of 30 equal" in printed
+
+
+def test_verification_finds_differences(
+    shared: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """One letter, one rank, one reward, one hash: each is seen, and told where."""
+    folder = shared("data/webshop")
+    with gzip.open(shared("data/webshop/recorded_episodes_seed6.json.gz"), "rt") as file:
+        episodes = json.load(file)
+    episodes["episodes"] = episodes["episodes"][:3]
+    episodes["episodes"][0]["steps"][2]["obs"] += "!"
+    episodes["episodes"][1]["steps"][1]["avail"]["clickables"].pop()
+    episodes["episodes"][2]["steps"][-1]["reward"] += 0.1
+    with gzip.open(shared("data/webshop/lucene_top50.json.gz"), "rt") as file:
+        search = json.load(file)
+    search["queries"] = search["queries"][:2]
+    search["queries"][0]["hits"].reverse()
+    asin = next(iter(search["doc_tokens"]))
+    search["doc_tokens"] = {asin: [*search["doc_tokens"][asin], "more"]}
+    goals = {"0": {"n": 6910, "sha256": "0" * 64, "first3": [["B00", "Find me"]]}}
+    paths = []
+    for name, value in (("goals", goals), ("search", search), ("episodes", episodes)):
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(json.dumps(value))
+    assert verify_webshop(folder, *paths) == 1
+    printed = capsys.readouterr().out
+    for told in ("goal lists: 0 of 1", "terms: 0 of 1", "top-10 lists: 1 of 2", "episodes: 0 of 3"):
+        assert told in printed
+    assert "episode 0, step 2" in printed and "reward" in printed and "goal 0:" in printed
+
+
+def test_a_random_purchase_is_scored_like_any_other():
+    """Scores stay in [0, 1], and 1 is success, whatever is bought with whatever is chosen."""
+    rng = random.Random(0)
+    for task in take_evenly(STRICT.tasks("train"), 100):
+        product = rng.choice(STRICT.shop.products)
+        chosen = {name: rng.choice(values) for name, values in product.options}
+        result = STRICT.score(task, product.asin, chosen)
+        assert 0.0 <= result.score <= 1.0
+        assert result.attribute_matches <= result.attributes
+        assert result.option_matches <= result.options
