@@ -73,8 +73,9 @@ def verify_alfworld(
 
 def replay_transcripts(root: Path, path: Path) -> list[str]:
     """Play recorded games on the native engine; what differs, in words."""
-    mismatches, steps, number = [], 0, 0
-    for number, record in enumerate(_read_transcripts(path), start=1):
+    mismatches, steps, games = [], 0, 0
+    for record in _read_transcripts(path):
+        games += 1
         played = _Played(_open(root, record["game"]), record["game"])
         first = record["reset"]
         expected = Reply(first["obs"], tuple(first["admissible"]), 0.0, False, False)
@@ -90,9 +91,9 @@ def replay_transcripts(root: Path, path: Path) -> list[str]:
                 bool(step["won"]),
             )
             mismatches += played.compare(step["cmd"], expected)
-    if not number:
+    if not games:
         raise ValueError(f"{path}: no transcripts in this file; expected JSON lines")
-    print(f"transcripts: {number} games, {steps} steps, {len(mismatches)} mismatches")
+    print(f"transcripts: {games} games, {steps} steps, {len(mismatches)} mismatches")
     return mismatches
 
 

@@ -16,7 +16,7 @@ MIDDLE_OF_ROOM = "You are in the middle of a room. Looking quickly around you, y
 def list_admissible(game: Game, state: State) -> tuple[str, ...]:
     """The commands the world accepts now: no duplicates, sorted as plain strings."""
     held = state.held
-    commands = list(game.travel[state.location])
+    commands = list(game.list_travel(state.location))
     uses = set()
     for r in game.receptacles_at[state.location]:
         name, accessible = game.receptacles[r], True

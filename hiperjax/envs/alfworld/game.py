@@ -103,24 +103,24 @@ class Game:
             at[location].append(receptacle)
         return tuple(map(tuple, at))
 
+    def list_travel(self, location: int) -> tuple[str, ...]:
+        """The sorted commands that are admissible at a location whatever else holds."""
+        if location not in self._travel:
+            commands = [command for there, command in self._journeys if there != location]
+            commands += [f"examine {self.receptacles[r]}" for r in self.receptacles_at[location]]
+            commands += ["inventory", "look"] if self.old_dialect else ["help", "inventory", "look"]
+            self._travel[location] = tuple(sorted(commands))
+        return self._travel[location]
+
     @functools.cached_property
-    def travel(self) -> tuple[tuple[str, ...], ...]:
-        """For each location, the sorted commands that are admissible there whatever else holds."""
-        always = ["inventory", "look"] + ([] if self.old_dialect else ["help"])
-        journeys = [
-            (location, f"go to {name}")
-            for location, name in zip(self.location_of, self.receptacles, strict=True)
-        ]
-        return tuple(
-            tuple(
-                sorted(
-                    [command for there, command in journeys if there != location]
-                    + [f"examine {self.receptacles[r]}" for r in here]
-                    + always
-                )
-            )
-            for location, here in enumerate(self.receptacles_at)
-        )
+    def _travel(self) -> dict[int, tuple[str, ...]]:
+        return {}
+
+    @functools.cached_property
+    def _journeys(self) -> tuple[tuple[int, str], ...]:
+        pairs = zip(self.location_of, self.receptacles, strict=True)
+        journeys = [(location, f"go to {name}") for location, name in pairs]
+        return tuple(sorted(journeys, key=lambda journey: journey[1]))
 
 
 def build_game(problem: Problem) -> Game:
@@ -204,7 +204,7 @@ class _Builder:
 
     def build(self) -> Game:
         problem, goal = self.problem, self.problem.goal
-        locations = {r: location for r, location in self.pairs("receptacleatlocation")}  # noqa: C416
+        locations = {r: location for r, location in self.pairs("receptacleatlocation")}
         location_of = tuple(self.location_index[locations[r]] for r in self.receptacle_ids)
         receptacles = tuple(self.names[r] for r in self.receptacle_ids)
         objects = tuple(self.names[o] for o in self.object_ids)

@@ -8,11 +8,12 @@ signature (names, placements, task) in sixteen is `seen`, the others are `train`
 Results on generated games are synthetic: never call them ALFWorld scores.
 """
 
+import dataclasses
 import random
 import zlib
 
 from hiperjax.envs.alfworld.catalog import LAMPS, OPENABLE, load_things
-from hiperjax.envs.alfworld.game import Game, build_game
+from hiperjax.envs.alfworld.game import Game
 from hiperjax.envs.alfworld.planner import solve
 from hiperjax.envs.alfworld.problem import HELP, Fact, Goal, Problem
 from hiperjax.envs.alfworld.rooms import draw_room
@@ -39,11 +40,16 @@ _SENTENCES = {
 
 def generate_game(seed: int, split: str, index: int, kind: str, dials: Dials) -> Game:
     """The `index`-th game of a split: the same for the same arguments, and proved solvable."""
-    return build_game(generate_problem(seed, split, index, kind, dials))
+    return solve(_draw_problem(seed, split, index, kind, dials))
 
 
 def generate_problem(seed: int, split: str, index: int, kind: str, dials: Dials) -> Problem:
     """The same game as facts, with a walkthrough that wins."""
+    problem = _draw_problem(seed, split, index, kind, dials)
+    return dataclasses.replace(problem, walkthrough=solve(problem).walkthrough)
+
+
+def _draw_problem(seed: int, split: str, index: int, kind: str, dials: Dials) -> Problem:
     if split not in SPLITS:
         raise KeyError(f"split {split!r} of generated games: expected one of {SPLITS}")
     rng = random.Random(f"{seed}/{dials.size}/{split}/{index}/{kind}")
@@ -68,7 +74,7 @@ def _split_by_signature(scene: Scene) -> str:
 def _write_down(scene: Scene, rng: random.Random) -> Problem:
     goal = Goal(scene.kind, f"{scene.wanted}type".lower(), f"{scene.target}type".lower())
     words = {"o": scene.wanted.lower(), "t": scene.target.lower()}
-    draft = Problem(
+    return Problem(
         facts=_list_facts(scene, rng),
         goal=goal,
         sentence=rng.choice(_SENTENCES[scene.kind]).format(**words),
@@ -76,7 +82,6 @@ def _write_down(scene: Scene, rng: random.Random) -> Problem:
         dialect="move",
         help_text=HELP,
     )
-    return solve(draft)
 
 
 def _list_facts(scene: Scene, rng: random.Random) -> tuple[Fact, ...]:

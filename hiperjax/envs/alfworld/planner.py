@@ -16,8 +16,8 @@ _TREATMENTS = {
 }
 
 
-def solve(problem: Problem) -> Problem:
-    """The problem with a winning walkthrough; raises `ProblemError` where none is found."""
+def solve(problem: Problem) -> Game:
+    """The game with a walkthrough that wins; raises `ProblemError` where none is found."""
     game = build_game(problem)
     walk = _Walk(game)
     if game.goal.kind == "look_at_obj_in_light":
@@ -33,7 +33,7 @@ def solve(problem: Problem) -> Problem:
             walk.put(wanted, target)
     if not is_won(game, walk.state):
         raise ProblemError(f"no plan wins the task {problem.sentence!r}: {walk.commands}")
-    return dataclasses.replace(problem, walkthrough=tuple(walk.commands))
+    return dataclasses.replace(game, walkthrough=tuple(walk.commands))
 
 
 class _Walk:

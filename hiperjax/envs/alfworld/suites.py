@@ -57,7 +57,7 @@ class AlfworldEnv(TextEnv):
     def _observe(self, text: str) -> Observation:
         shown = self._admissible
         if self._hidden:
-            shown = tuple(c for c in shown if c.split(" ", 1)[0] not in self._hidden)
+            shown = tuple(c for c in shown if not c.startswith(self._hidden))
         return Observation(text, self.game.sentence, shown)
 
 
