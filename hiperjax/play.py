@@ -1,0 +1,162 @@
+"""Playing a suite in the terminal: by a person, an expert, a recording, or anything that plans.
+
+Whoever plays is an `Expert`: it sees observations and gives plans. A trained policy joins in by
+implementing the same two methods.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hiperjax.envs.base import Expert, Plan, Suite
+from hiperjax.types import Observation
+
+QUIT = ("quit", "exit")
+
+
+class Quit(Exception):
+    """The person has had enough."""
+
+
+class Person(Expert):
+    """Someone at the keyboard: types a command, its beginning (Tab completes), or its number."""
+
+    def __init__(self, read: Callable[[str], str] = input) -> None:
+        self._read = read
+        self._commands: Sequence[str] = ()
+        if read is input:
+            self._complete_with_tab()
+
+    def reset(self, observation: Observation) -> None:
+        self._commands = observation.admissible
+
+    def plan(self, observation: Observation) -> Plan:
+        """Ask for a command. A number stands for the command of that number."""
+        self._commands = observation.admissible
+        try:
+            typed = self._read("> ").strip()
+        except EOFError as error:
+            raise Quit from error
+        if typed in QUIT:
+            raise Quit
+        if typed.isdigit() and 1 <= int(typed) <= len(self._commands):
+            typed = self._commands[int(typed) - 1]
+        return Plan(switch=False, subgoal="", action=typed)
+
+    def _complete_with_tab(self) -> None:
+        try:
+            import readline
+        except ImportError:  # not on every platform; typing in full still works
+            return
+        readline.set_completer_delims("")
+        readline.set_completer(self._complete)
+        readline.parse_and_bind("tab: complete")
+
+    def _complete(self, typed: str, number: int) -> str | None:
+        matches = [command for command in self._commands if command.startswith(typed)]
+        return matches[number] if number < len(matches) else None
+
+
+class Recorded(Expert):
+    """The plans of a recording, one after another; then it quits."""
+
+    def __init__(self, recording: "Recording") -> None:
+        self._recording = recording
+
+    def reset(self, observation: Observation) -> None:
+        self._turn = 0
+
+    def plan(self, observation: Observation) -> Plan:
+        if self._turn == len(self._recording.plans):
+            raise Quit
+        self._turn += 1
+        return self._recording.plans[self._turn - 1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """An episode as its task and plans: worlds are deterministic, so this is all of it."""
+
+    suite: str
+    task_id: str
+    plans: tuple[Plan, ...]
+    success: bool
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Recording":
+        """Read what `save` wrote."""
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            plans = tuple(Plan(**plan) for plan in fields["plans"])
+            return cls(fields["suite"], fields["task_id"], plans, fields["success"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: not a recording ({type(error).__name__}: {error});"
+                " expected a file saved by `hiperjax play`"
+            ) from error
+
+
+def play(
+    suite: Suite,
+    task_id: str,
+    player: Expert | None = None,
+    *,
+    max_turns: int | None = None,
+    delay: float = 0.0,
+    write: Callable[[str], object] = print,
+) -> Recording:
+    """Play one episode and show it; a person plays where no player is given.
+
+    Args:
+        suite: the world.
+        task_id: the task to open.
+        player: who plays; `Person()` where None.
+        max_turns: the suite's usual limit where None.
+        delay: seconds to wait after each turn, for those who watch.
+        write: shows one paragraph.
+    """
+    player = player or Person()
+    env = suite.make_env()
+    observation = env.reset(task_id)
+    player.reset(observation)
+    limit = max_turns or suite.max_turns
+    write(f"{suite.name}: {task_id}, at most {limit} turns\n\n{observation.text}")
+    plans: list[Plan] = []
+    success = ended = False
+    while not ended and len(plans) < limit:
+        if isinstance(player, Person):
+            write(format_commands(observation.admissible))
+        try:
+            plan = player.plan(observation)
+        except Quit:
+            break
+        step = env.step(plan.action)
+        plans.append(plan)
+        observation, success = step.observation, bool(step.info["success"])
+        ended = step.terminated or step.truncated
+        write(_format_turn(len(plans), plan, observation.text))
+        time.sleep(delay)
+    env.close()
+    write(f"{'Solved' if success else 'Not solved'} after {len(plans)} turns.")
+    return Recording(suite.name, task_id, tuple(plans), success)
+
+
+def format_commands(commands: Sequence[str], columns: int = 3) -> str:
+    """Numbered commands, down the columns."""
+    cells = [f"{number:>3} {command}" for number, command in enumerate(commands, start=1)]
+    rows = -(-len(cells) // columns)
+    width = max(map(len, cells), default=0) + 2
+    lines = ("".join(cell.ljust(width) for cell in cells[row::rows]) for row in range(rows))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _format_turn(number: int, plan: Plan, text: str) -> str:
+    subgoal = f"[{plan.subgoal}] " if plan.subgoal else ""
+    mark = "* " if plan.switch else "  "
+    return f"\n{number:>3} {mark}{subgoal}> {plan.action}\n{text.rstrip()}"
