@@ -14,16 +14,17 @@ from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.demonstrations import Demonstration, demonstrate, list_texts
 from hiperjax.acting.prompts import Prompter, Renderer, make_renderer
 from hiperjax.acting.rollout import Rollout
+from hiperjax.checkpoint import Checkpoints, Which
 from hiperjax.config import RunConfig
 from hiperjax.envs.base import Suite
 from hiperjax.envs.registry import make_suite
 from hiperjax.envs.workers import EnvWorkers, make_workers
-from hiperjax.learning.learner import Learner
+from hiperjax.learning.learner import Learner, TrainState
 from hiperjax.models.tokenizers import load_tokenizer, train_tokenizer
 from hiperjax.models.transformer import Params, TransformerConfig, init_params
 
-CONFIG, TOKENIZER = "config.json", "tokenizer"
-VOCABULARY_EPISODES = 1500
+CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer", "checkpoints"
+VOCABULARY_EPISODES = 400
 """Expert episodes whose words make up a trained tokenizer's vocabulary."""
 
 
@@ -79,6 +80,8 @@ def build_tokenizer(config: RunConfig, suite: Suite, folder: pathlib.Path | None
     """The run folder's tokenizer, else the checkpoint's, else one trained on expert episodes."""
     if folder is not None and (folder / TOKENIZER).is_dir():
         return load_tokenizer(folder / TOKENIZER)
+    if config.init is not None:
+        return load_tokenizer(config.init / TOKENIZER)
     if config.model.folder is not None:
         return load_tokenizer(config.model.folder)
     renderer = make_run_renderer(config, suite)
@@ -128,6 +131,19 @@ def build_agent(config: RunConfig, folder: pathlib.Path | None = None) -> Agent:
     )
     learner = Learner(model, credit=config.credit, critic=config.critic, ppo=config.ppo)
     return Agent(config, suite, prompter, model, workers, rollout, learner, max_turns)
+
+
+def restore_run(folder: pathlib.Path, which: Which = "best") -> tuple[Agent, TrainState]:
+    """The agent of a run folder and one of its saved states.
+
+    Raises:
+      FileNotFoundError: not a run folder.
+      CheckpointError: no such checkpoint, or one that cannot be read.
+    """
+    config = load_config(folder)
+    agent = build_agent(config, folder)
+    like = agent.learner.init(agent.init_policy(fold(config.seed, 0)), fold(config.seed, 1))
+    return agent, Checkpoints(folder / CHECKPOINTS).restore(like, which)[1]
 
 
 # -- run folders -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Saving and restoring training state with Orbax: the last one and the best one are kept.
+"""Saving and restoring training state with Orbax: the last, the best and the first are kept.
 
 A checkpoint is a folder written under another name and renamed when complete, so a run killed while
 saving leaves no half-written one behind. `index.json` says which is which.
@@ -7,13 +7,15 @@ saving leaves no half-written one behind. `index.json` says which is which.
 import json
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 INDEX = "index.json"
+Which = Literal["last", "best", "start"]
+"""Which of the states a run keeps: the newest, the best evaluated, the one before iteration 1."""
 
 
 class CheckpointError(RuntimeError):
@@ -60,14 +62,15 @@ class Checkpoints:
         index |= {"last": iteration, "meta": meta, "shapes": _listed(_shapes(state))}
         if best or "best" not in index:
             index["best"] = iteration
+        index.setdefault("start", iteration)
         partial = self.folder / (INDEX + ".partial")
         partial.write_text(json.dumps(index, indent=1))
         partial.replace(self.folder / INDEX)
         for path in self.folder.glob("iteration_*"):
-            if path not in (self._path(index["last"]), self._path(index["best"])):
+            if path not in [self._path(index[which]) for which in get_args(Which)]:
                 shutil.rmtree(path)
 
-    def restore(self, like: Any, which: str = "last") -> tuple[int, Any]:
+    def restore(self, like: Any, which: Which = "last") -> tuple[int, Any]:
         """The state saved as `last` or `best`, in the structure, shapes and placement of `like`.
 
         Raises:

@@ -156,8 +156,8 @@ class CriticConfig:
     kind: Literal["features", "shared", "separate"] = "separate"
     """features: least squares on the policy's frozen features; shared: heads on the policy's trunk,
     value gradients included; separate: heads on a network of their own."""
-    ridge: float = 1.0
-    """features: strength of the ridge penalty."""
+    ridge: float = 30.0
+    """features: strength of the ridge penalty, in rows' worth of evidence."""
     random_features: int = 192
     """features: fixed random ReLU features added to the hidden state."""
     memory: int = 6
@@ -234,6 +234,8 @@ class RunConfig:
     """Name of the preset this run started from; set by the command line."""
     seed: int = 1
     """Seed of everything: weights, games, sampling, minibatches."""
+    init: pathlib.Path | None = None
+    """Run folder whose starting policy to start from, instead of imitating again."""
     iterations: int = 150
     """Iterations (collect + update) after imitation."""
     target: float | None = None

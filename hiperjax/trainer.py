@@ -16,12 +16,14 @@ from hiperjax.acting.demonstrations import transcribe
 from hiperjax.acting.rollout import RolloutResult
 from hiperjax.acting.sampler import SamplingConfig
 from hiperjax.assembly import (
+    CHECKPOINTS,
     TOKENIZER,
     Agent,
     build_agent,
     fold,
     load_config,
     play_expert,
+    restore_run,
     save_config,
 )
 from hiperjax.checkpoint import Checkpoints
@@ -39,7 +41,6 @@ from hiperjax.types import Trajectory
 
 LENGTH_MULTIPLE = 16
 REPLY_MULTIPLE = 8
-CHECKPOINTS = "checkpoints"
 
 
 class TrainingStopped(RuntimeError):
@@ -137,11 +138,17 @@ def default_folder(config: RunConfig) -> pathlib.Path:
 
 
 def warm_start(run: Run) -> None:
-    """Imitate the scripted expert, if the run asks for it; the policy's optimizer starts fresh."""
+    """The policy to start from: another run's, or one that imitates the scripted expert.
+
+    The policy's optimizer, the critic and the reference start fresh.
+    """
     config = run.agent.config
-    if config.imitation.steps == 0:
+    if config.init is not None:
+        policy = restore_run(config.init, "start")[1].policy
+    elif config.imitation.steps > 0:
+        policy = imitate_expert(run.agent, run.state.policy, run.progress)
+    else:
         return
-    policy = imitate_expert(run.agent, run.state.policy, run.progress)
     run.state = run.agent.learner.init(policy, fold(config.seed, 1))
 
 

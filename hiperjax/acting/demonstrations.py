@@ -54,13 +54,14 @@ def _past(demo: Demonstration, turn: int) -> list[PastTurn]:
 
 def _reply_text(renderer: Renderer, plan: Plan) -> str:
     action = renderer.render_action(plan.action)
-    return render_reply(plan.switch, plan.subgoal, action, separator=renderer.separator)
+    subgoal = renderer.render_subgoal(plan.subgoal)
+    return render_reply(plan.switch, subgoal, action, separator=renderer.separator)
 
 
 def list_texts(renderer: Renderer, demo: Demonstration) -> Iterator[str]:
     """Every prompt and reply of an episode, as text: what a tokenizer is trained on."""
     for t, plan in enumerate(demo.plans):
-        subgoal = demo.plans[t - 1].subgoal if t else ""
+        subgoal = renderer.render_subgoal(demo.plans[t - 1].subgoal) if t else ""
         past = _past(demo, t)[-max(1, renderer.history_length) :]
         yield renderer.prefix + renderer.render(demo.observations[t], past, subgoal)
         yield _reply_text(renderer, plan)
@@ -81,7 +82,7 @@ def _transcribe_one(prompter: Prompter, pieces: Sequence[bytes], demo: Demonstra
     for t, plan in enumerate(demo.plans):
         prompt, _ = prompter.encode(demo.observations[t], _past(demo, t), subgoal)
         text = _reply_text(prompter.renderer, plan)
-        reply = prompter.tokenizer.encode(text, add_special_tokens=False)
+        reply = prompter.tokenize(text)
         blocks = parse_reply(pieces, reply, current_subgoal=subgoal, first_turn=t == 0)
         if not blocks.well_formed or blocks.switch != plan.switch:
             raise ValueError(

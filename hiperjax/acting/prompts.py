@@ -45,6 +45,7 @@ class Renderer(Protocol):
     def prefix(self) -> str: ...
     def render(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str: ...
     def render_action(self, action: str) -> str: ...
+    def render_subgoal(self, subgoal: str) -> str: ...
     def restore_action(self, action: str, admissible: Sequence[str]) -> str: ...
 
 
@@ -93,6 +94,9 @@ class ChatRenderer:
     def render_action(self, action: str) -> str:
         return action
 
+    def render_subgoal(self, subgoal: str) -> str:
+        return subgoal
+
     def restore_action(self, action: str, admissible: Sequence[str]) -> str:
         return action
 
@@ -100,7 +104,8 @@ class ChatRenderer:
 _BANNER = re.compile(r"-=.*?=-|Your task is to:.*|Looking quickly around you, you see .*", re.S)
 _DROPPED = re.compile(r"\b(?:a|an|the|you|and|it|is|are|of|in|on|to|from|with|see|i)\b|[^\w\s|]")
 _HIDDEN = ("look", "inventory", "help", "examine ", "close ")
-_GROUPS = (("go to ", ""), ("click[", "]"))
+_GROUPS = (("go to ", "", " "), ("click[", "]", " , "))
+"""Opening and closing of commands listed under one heading, and what stands between their insides."""
 
 
 def _squeeze(text: str) -> str:
@@ -123,7 +128,7 @@ class CompactRenderer:
     phrases: tuple[str, ...] = ("go to", "arrive at", "pick up", "nothing happens")
 
     def render(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str:
-        parts = [_squeeze(observation.task), "goal", subgoal.lower() or NO_SUBGOAL]
+        parts = [_squeeze(observation.task), "goal", subgoal or NO_SUBGOAL]
         for turn in past:
             parts += ["then", _squeeze(turn.observation), "act", self.render_action(turn.action)]
         parts += ["now", _squeeze(observation.text), "can", self._list(observation.admissible)]
@@ -132,17 +137,21 @@ class CompactRenderer:
     def _list(self, admissible: Sequence[str]) -> str:
         shown = [a for a in admissible if not a.startswith(_HIDDEN)]
         out: list[str] = []
-        for opening, closing in _GROUPS:
+        for opening, closing, between in _GROUPS:
             members = [a for a in shown if a.startswith(opening) and a.endswith(closing)]
             shown = [a for a in shown if a not in members]
             inner = (a[len(opening) : len(a) - len(closing)] for a in members)
             if members:
-                out.append(opening.strip() + " " + " , ".join(inner))
+                out.append(opening.strip() + " " + between.join(inner))
         return " | ".join([*out, *map(self.render_action, shown)])
 
     def render_action(self, action: str) -> str:
         """Set brackets apart as words."""
         return " ".join(re.sub(r"([\[\]])", r" \1 ", action).lower().split())
+
+    def render_subgoal(self, subgoal: str) -> str:
+        """Drop articles and prepositions."""
+        return _squeeze(subgoal)
 
     def restore_action(self, action: str, admissible: Sequence[str]) -> str:
         """The admissible command whose rendering this is; else brackets are closed up again."""
@@ -185,13 +194,17 @@ class Prompter:
             text = self._apply_template(
                 self.renderer.prefix + self.renderer.render(observation, kept[dropped:], subgoal)
             )
-            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            ids = self.tokenize(text)
             if len(ids) <= self.limit:
                 return ids, dropped
         raise PromptTooLong(
             f"task '{observation.task}': the prompt has {len(ids)} tokens without any history; "
             f"expected at most {self.limit}; raise rollout.prompt_length"
         )
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text. Goes past the slow front of `transformers` to the tokenizer itself."""
+        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
 
     def _apply_template(self, text: str) -> str:
         if getattr(self.tokenizer, "chat_template", None) is None:

@@ -207,8 +207,11 @@ class _Run:
 
     def harvest(self) -> None:
         """Take finished replies, step their environments, start their next turns."""
+        if not self.active:
+            return
         s = self.state
         live, count, reply, logprobs = jax.device_get((s.live, s.count, s.reply, s.logprobs))
+        self.stats.decode_slots += int(count[list(self.active)].max()) * self.r.slots
         replies: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for slot in self.active:
             ids = reply[slot, : count[slot]]

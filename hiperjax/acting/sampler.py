@@ -50,12 +50,12 @@ class SamplingConfig(NamedTuple):
 
 def init_state(config: TransformerConfig, slots: int, prompt: int, reply: int) -> SamplerState:
     """Empty slots for prompts of at most `prompt` and replies of at most `reply` tokens."""
-    zeros = jnp.zeros(slots, jnp.int32)
+    # Each its own array: all are donated, and no buffer may be donated twice.
     return SamplerState(
         cache=init_cache(config, slots, prompt + reply),
-        token=zeros,
-        position=zeros,
-        count=zeros,
+        token=jnp.zeros(slots, jnp.int32),
+        position=jnp.zeros(slots, jnp.int32),
+        count=jnp.zeros(slots, jnp.int32),
         live=jnp.zeros(slots, bool),
         keys=jax.random.split(jax.random.key(0), slots),
         reply=jnp.zeros((slots, reply), jnp.int32),

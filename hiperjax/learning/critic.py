@@ -47,19 +47,19 @@ def remember(memory: Moments, batch: Moments, slot: Int[Array, ""]) -> Moments:
 def solve(memory: Moments, ridge: float) -> Heads:
     """Ridge regression of every head on all remembered rows, intercept unpenalized.
 
-    Minimizes mean (value - target)^2 + ridge / rows * |slope|^2 with the slope in units of
-    standardized features, so `ridge` means the same whatever their scale. A head that no row
-    selects is zero.
+    Minimizes the sum of (value - target)^2 + ridge * |slope|^2, with all features measured in one
+    common unit, their root mean variance. Not each in its own: a random unit that is alive in one
+    row of a batch would then count as much as the others, and its values elsewhere blow up. A head
+    that no row selects is zero.
     """
 
     def solve_one(gram: Array, cross: Array) -> tuple[Array, Array]:
         count = jnp.maximum(gram[-1, -1], 1.0)
         mean, center = gram[-1, :-1] / count, cross[-1] / count
         cov = gram[:-1, :-1] / count - jnp.outer(mean, mean)
-        scale = jnp.sqrt(jnp.maximum(jnp.diag(cov), 0.0))
-        scale = jnp.where(scale > 1e-4, scale, 1.0)
-        a = cov / jnp.outer(scale, scale) + ridge / count * jnp.eye(len(scale))
-        slope = jnp.linalg.solve(a, (cross[:-1] / count - mean * center) / scale) / scale
+        unit = jnp.maximum(jnp.trace(cov) / len(cov), 1e-8)
+        penalty = ridge * unit / count * jnp.eye(len(cov))
+        slope = jnp.linalg.solve(cov + penalty, cross[:-1] / count - mean * center)
         return slope, center - mean @ slope
 
     total = jax.tree.map(lambda ring: ring.sum(axis=0), memory)

@@ -150,9 +150,8 @@ class Learner:
     def init(self, policy: Params, key: Key[Array, ""]) -> TrainState:
         """A fresh state around policy parameters; the reference is a copy of them."""
         copy = partial(jax.tree.map, jnp.copy)
-        zero = jnp.zeros((), jnp.int32)
         return TrainState(
-            step=zero,
+            step=jnp.zeros((), jnp.int32),
             batches=jnp.zeros((), jnp.int32),
             skipped=jnp.zeros((), jnp.int32),
             policy=policy,
@@ -294,7 +293,7 @@ class Learner:
         if critic.memory is not None:
             slot = state.batches % self.critic.memory
 
-            def refit(_: int, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            def refit(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
                 heads, memory = carry
                 inputs, _terms = self._credit_inputs(heads, features, final, grid, rows)
                 target, mask = _targets(self._estimate(inputs), grid, rows)
