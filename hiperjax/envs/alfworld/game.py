@@ -198,58 +198,50 @@ class _Builder:
     def object_mask(self, predicate: str) -> int:
         return _mask(self.object_index[o] for (o,) in self.pairs(predicate))
 
-    def type_mask(self, types: Iterable[str]) -> int:
-        types = frozenset(types)
-        return _mask(i for r, i in self.receptacle_index.items() if self.types[r] in types)
-
     def build(self) -> Game:
-        problem, goal = self.problem, self.problem.goal
+        problem = self.problem
         locations = {r: location for r, location in self.pairs("receptacleatlocation")}
-        location_of = tuple(self.location_index[locations[r]] for r in self.receptacle_ids)
-        receptacles = tuple(self.names[r] for r in self.receptacle_ids)
-        objects = tuple(self.names[o] for o in self.object_ids)
-        nested: dict[int, list[int]] = {
-            self.object_index[o]: [] for (o,) in self.pairs("isreceptacleobject")
-        }
-        for inner, outer in self.pairs("inreceptacleobject"):
-            nested.setdefault(self.object_index[outer], []).append(self.object_index[inner])
-        goal_objects = _mask(
-            i for o, i in self.object_index.items() if self.object_types.get(o) == goal.object_type
-        )
-        goal_receptacles = tuple(
-            i for r, i in self.receptacle_index.items() if self.types[r] == goal.target_type
-        )
-        if goal.kind == "look_at_obj_in_light":  # there the target is the lamp, not a receptacle
-            goal_receptacles = ()
         return Game(
-            goal=goal,
+            goal=problem.goal,
             sentence=problem.sentence,
             walkthrough=problem.walkthrough,
             old_dialect=problem.dialect == "put",
             help_text=problem.help_text,
-            receptacles=receptacles,
-            objects=objects,
-            location_of=location_of,
+            receptacles=tuple(self.names[r] for r in self.receptacle_ids),
+            objects=tuple(self.names[o] for o in self.object_ids),
+            location_of=tuple(self.location_index[locations[r]] for r in self.receptacle_ids),
             location_names=tuple(self.names.get(loc, loc) for loc in self.location_ids),
             openable=_mask(self.receptacle_index[r] for (r,) in self.pairs("openable")),
-            sinks=self.type_mask(SINKS),
-            microwaves=self.type_mask(("microwavetype",)),
-            fridges=self.type_mask(("fridgetype",)),
+            sinks=_mask(self.receptacles_of_types(*SINKS)),
+            microwaves=_mask(self.receptacles_of_types("microwavetype")),
+            fridges=_mask(self.receptacles_of_types("fridgetype")),
             pickupable=self.object_mask("pickupable"),
             cleanable=self.object_mask("cleanable"),
             heatable=self.object_mask("heatable"),
             coolable=self.object_mask("coolable"),
             sliceable=self.object_mask("sliceable"),
             toggleable=self.object_mask("toggleable"),
-            nested={outer: tuple(sorted(inner)) for outer, inner in nested.items()},
-            knives=_mask(
-                i for o, i in self.object_index.items() if self.object_types.get(o) in KNIVES
-            ),
+            nested=self.list_nested(),
+            knives=_mask(self.objects_of_types(*KNIVES)),
             fits=self.list_fits(),
-            goal_objects=goal_objects,
-            goal_receptacles=goal_receptacles,
+            goal_objects=_mask(self.objects_of_types(problem.goal.object_type)),
+            goal_receptacles=tuple(self.receptacles_of_types(problem.goal.target_type)),
             start=self.start(),
         )
+
+    def receptacles_of_types(self, *types: str) -> list[int]:
+        return [i for r, i in self.receptacle_index.items() if self.types[r] in types]
+
+    def objects_of_types(self, *types: str) -> list[int]:
+        return [i for o, i in self.object_index.items() if self.object_types.get(o) in types]
+
+    def list_nested(self) -> dict[int, tuple[int, ...]]:
+        nested: dict[int, list[int]] = {
+            self.object_index[o]: [] for (o,) in self.pairs("isreceptacleobject")
+        }
+        for inner, outer in self.pairs("inreceptacleobject"):
+            nested.setdefault(self.object_index[outer], []).append(self.object_index[inner])
+        return {outer: tuple(sorted(inner)) for outer, inner in nested.items()}
 
     def list_fits(self) -> tuple[int, ...]:
         by_type: dict[str, int] = {}
