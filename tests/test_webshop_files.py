@@ -135,6 +135,9 @@ def test_half_downloaded_files_are_recognized(tmp_path: Path):
         (tmp_path / "items_shuffle.json").write_text(whole[:length])
         with pytest.raises(CatalogueError, match=r"items_shuffle.json: (breaks off|starts with)"):
             list(read_products(find_files(tmp_path)))
+    (tmp_path / "items_shuffle.json").write_bytes(b'["\xe2\x80')  # within one character
+    with pytest.raises(CatalogueError, match=r"breaks off or is not UTF-8"):
+        list(read_products(find_files(tmp_path)))
     (tmp_path / "items_shuffle.json").write_text(whole)
     (tmp_path / "items_ins_v2.json").write_text('{"B01": ')
     with pytest.raises(CatalogueError, match=r"items_ins_v2.json: not readable as JSON"):
@@ -159,6 +162,16 @@ def test_streaming_equals_reading(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "_CHUNK", chunk)
         assert list(stream_list(path)) == entries
+
+
+@given(st.dictionaries(st.sampled_from(sorted(RECORD)), json_values, max_size=3), json_values)
+def test_any_record_is_a_product_or_a_complaint(changes: dict[str, Any], extra: Any):
+    try:
+        found = list(parse_products([RECORD | changes], {"B01": extra}, file="shop.json"))
+    except CatalogueError as error:
+        assert "shop.json" in str(error) and "expected" in str(error)
+    else:
+        assert all(isinstance(describe(product), str) for product in found)
 
 
 def test_a_cached_shop_equals_one_in_memory(tmp_path: Path):

@@ -131,7 +131,7 @@ class WebShopExpert(Expert):
 
     def _handle(self, observation: Observation) -> tuple[str, str]:
         """On a product's page: leave it, choose, check, or buy."""
-        options = self.request.options
+        options = self.request.options or self._find_named(observation)
         offered = [option for option in options if f"click[{option}]" in observation.admissible]
         if self.candidate not in self.rated and len(offered) < len(options):
             self.rated[self.candidate] = _ENOUGH * len(offered) / len(options)
@@ -153,6 +153,14 @@ class WebShopExpert(Expert):
         """On a page about the product: rate it by the wanted words both pages show; return."""
         self.rated.setdefault(self.candidate, self._share(self.seen + observation.text))
         return "check the features", "click[< prev]"
+
+    def _find_named(self, observation: Observation) -> tuple[str, ...]:
+        """Option values on a product's page that a freely worded instruction mentions."""
+        task = f" {' '.join(_WORD.findall(observation.task.lower()))} "
+        after_buttons = observation.admissible.index("click[buy now]") + 1
+        values = [offer[len("click[") : -1] for offer in observation.admissible[after_buttons:]]
+        words = [" ".join(_WORD.findall(value)) for value in values]
+        return tuple(v for v, w in zip(values, words, strict=True) if w and f" {w} " in task)
 
     def _may_go_on(self) -> bool:
         return self.turn < _PATIENCE

@@ -17,7 +17,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -61,8 +61,10 @@ def find_files(folder: Path) -> OfficialFiles:
         missing = [path.name for path in (products, attributes) if not path.exists()]
         if missing:
             raise FileNotFoundError(f"{folder}: missing {', '.join(missing)}; {_WHERE}")
-        human = folder / f"items_human_ins{ending}"
-        return OfficialFiles(products, attributes, human if human.exists() else None)
+        # The authors use one file of human instructions with either catalogue.
+        humans = (folder / f"items_human_ins{own}" for own in (ending, ".json"))
+        human = next((path for path in humans if path.exists()), None)
+        return OfficialFiles(products, attributes, human)
     names = "items_shuffle_1000.json and items_ins_v2_1000.json (or both without _1000)"
     raise FileNotFoundError(f"{folder}: missing {names}; {_WHERE}")
 
@@ -107,7 +109,7 @@ def stream_list(path: Path) -> Iterator[Any]:
     """Entries of a JSON list, without ever holding more than one and a chunk of text."""
     decoder = json.JSONDecoder()
     with path.open(encoding="utf-8") as file:
-        text = file.read(_CHUNK).lstrip()
+        text = _read_chunk(file, _CHUNK, path).lstrip()
         if text[:1] != "[":
             raise CatalogueError(f"{path}: starts with {text[:10]!r}, expected a JSON list")
         text, count = text[1:], 0
@@ -118,7 +120,7 @@ def stream_list(path: Path) -> Iterator[Any]:
             try:
                 entry, end = decoder.raw_decode(text)
             except ValueError as error:
-                more = file.read(max(_CHUNK, len(text)))
+                more = _read_chunk(file, max(_CHUNK, len(text)), path)
                 if not more:
                     raise CatalogueError(
                         f"{path}: breaks off or is not JSON in entry {count} ({error});"
@@ -128,6 +130,15 @@ def stream_list(path: Path) -> Iterator[Any]:
                 continue
             yield entry
             text, count = text[end:], count + 1
+
+
+def _read_chunk(file: TextIO, size: int, path: Path) -> str:
+    try:
+        return file.read(size)
+    except UnicodeDecodeError as error:
+        raise CatalogueError(
+            f"{path}: breaks off or is not UTF-8 ({error}); download it again"
+        ) from error
 
 
 def get_cache_root() -> Path:

@@ -164,36 +164,53 @@ def draw_cap(price: float, rng: random.Random) -> float | int:
     return max(rng.sample(above, 2)) if len(above) >= 2 else NO_CAP
 
 
-def build_goals(products: Sequence[Product], kind: GoalKind, seed: int) -> GoalList:
-    """Draw prices and caps, list the goals of every product, shuffle."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class GoalDrafts:
+    """What no seed changes about the goals of one kind; gathered in one pass over the products."""
+
+    ranges: tuple[tuple[float, ...], ...]
+    """price or price range of each product"""
+    sources: tuple["_Source", ...]
+    counts: tuple[int, ...]
+    """goals of each source"""
+
+
+def gather_drafts(products: Sequence[Product], kind: GoalKind) -> GoalDrafts:
+    """Everything about goals but what is drawn."""
     ranges: list[tuple[float, ...]] = []
     sources: list[_Source] = []
     counts: list[int] = []
-    for place, product in enumerate(products):  # once: a large catalogue comes from disk
+    for place, product in enumerate(products):
         ranges.append(product.prices)
         for text, attributes, human, count in _list_sources(product, kind):
             sources.append(_Source(place, text, attributes, human))
             counts.append(count)
+    if kind == "synthetic":
+        weights = _weigh(sources, counts)
+        sources = [
+            dataclasses.replace(source, weight=weight)
+            for source, weight in zip(sources, weights, strict=True)
+        ]
+    return GoalDrafts(tuple(ranges), tuple(sources), tuple(counts))
+
+
+def draw_goals(
+    products: Sequence[Product], drafts: GoalDrafts, kind: GoalKind, seed: int
+) -> GoalList:
+    """Draw prices and caps, then shuffle."""
     rng = random.Random(seed)
-    prices = [draw_price(own, rng) for own in ranges]
-    caps = [draw_cap(prices[source.place], rng) for source in sources]
-    weights = _weigh(sources, counts) if kind == "synthetic" else [1] * len(sources)
-    order = list(range(sum(counts)))
-    random.Random(seed).shuffle(order)
-    owner = np.repeat(np.arange(len(counts)), np.array(counts, np.int64))
-    first = np.cumsum([0, *counts])[owner]
-    places = np.stack([owner, np.arange(len(owner)) - first], axis=1)[order]
-    return GoalList(
-        products=products,
-        kind=kind,
-        seed=seed,
-        prices=np.array(prices),
-        sources=tuple(
-            dataclasses.replace(source, cap=cap, weight=weight)
-            for source, cap, weight in zip(sources, caps, weights, strict=True)
-        ),
-        places=places,
+    prices = [draw_price(own, rng) for own in drafts.ranges]
+    sources = tuple(
+        dataclasses.replace(source, cap=draw_cap(prices[source.place], rng))
+        for source in drafts.sources
     )
+    counts = np.array(drafts.counts, np.int64)
+    order = list(range(int(counts.sum())))
+    random.Random(seed).shuffle(order)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    first = np.cumsum(counts) - counts
+    places = np.stack([owner, np.arange(len(owner)) - first[owner]], axis=1)[order]
+    return GoalList(products, kind, seed, np.array(prices), sources, places.astype(np.int32))
 
 
 def _list_sources(

@@ -87,8 +87,10 @@ class GymWebShop(gymnasium.Env[str, str]):
 
     def _show(self, observation: Observation) -> str:
         session = self._env.session
-        over = session is None or not observation.admissible
-        self._text = observation.text if over else render(session)
+        if session is None or not observation.admissible:  # after the purchase: the receipt
+            self._text = observation.text
+        else:
+            self._text = render(session)
         return self._text
 
     def _inform(self, observation: Observation) -> dict[str, Any]:

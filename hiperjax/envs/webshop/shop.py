@@ -5,7 +5,7 @@ import functools
 from collections.abc import Mapping, Sequence
 
 from hiperjax.envs.webshop.catalogue import Product, describe
-from hiperjax.envs.webshop.goals import GoalKind, GoalList, build_goals
+from hiperjax.envs.webshop.goals import GoalDrafts, GoalKind, GoalList, draw_goals, gather_drafts
 from hiperjax.envs.webshop.search import SearchIndex, build_index
 
 
@@ -23,10 +23,14 @@ class Shop:
     def get(self, asin: str) -> Product:
         return self.products[self.places[asin]]
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019 - a shop lives as long as its process
+    @functools.lru_cache(maxsize=256)  # noqa: B019 - a shop lives as long as its process
     def list_goals(self, kind: GoalKind, seed: int) -> GoalList:
         """Goals of a seed; built at the first call."""
-        return build_goals(self.products, kind, seed)
+        return draw_goals(self.products, self._gather_drafts(kind), kind, seed)
+
+    @functools.lru_cache(maxsize=16)  # noqa: B019
+    def _gather_drafts(self, kind: GoalKind) -> GoalDrafts:
+        return gather_drafts(self.products, kind)
 
 
 def build_shop(name: str, products: Sequence[Product]) -> Shop:
