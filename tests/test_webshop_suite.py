@@ -7,31 +7,24 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-import gymnasium
-import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
-from hypothesis import given
-from hypothesis import strategies as st
 
+from hiperjax.envs.registry import make_suite
 from hiperjax.envs.webshop import WebShopSuite, make_webshop_suite
 from hiperjax.envs.webshop.baseline import (
     FirstHitShopper,
     Outcome,
-    bound_mean,
-    bound_share,
     buy_perfectly,
     compare_splits,
-    evaluate_scripts,
     play,
     take_evenly,
 )
 from hiperjax.envs.webshop.expert import list_candidates, read_request
-from hiperjax.envs.webshop.gym import GymWebShop, register_webshop
 from hiperjax.envs.webshop.profiles import get_profile
 from hiperjax.envs.webshop.suite import is_invited
 from hiperjax.types import Observation
 from hiperjax.verification.webshop import verify_webshop
+from hiperjax.verification.webshop_scripts import bound_mean, evaluate_scripts
 
 STRICT = make_webshop_suite()
 HIPER = make_webshop_suite("hiper")
@@ -216,17 +209,7 @@ def test_pure_noise_acts_admissibly_and_repeatably():
     assert len({tuple(act_out(seed)) for seed in range(5)}) > 1
 
 
-@given(st.integers(1, 400), st.data())
-def test_wilson_intervals(count: int, data: st.DataObject):
-    successes = data.draw(st.integers(0, count))
-    low, high = bound_share(successes, count)
-    assert 0 <= low <= successes / count + 1e-12 and successes / count - 1e-12 <= high <= 1
-    other = bound_share(count - successes, count)
-    np.testing.assert_allclose((1 - other[1], 1 - other[0]), (low, high), atol=1e-12)
-
-
-def test_wilson_by_hand_and_bootstrap_by_group():
-    np.testing.assert_allclose(bound_share(0, 10), (0.0, 0.2775328), atol=1e-6)
+def test_bootstrap_resamples_whole_products():
     values = [1.0] * 50 + [0.0] * 50
     alone = bound_mean(values, [str(number) for number in range(100)])
     together = bound_mean(values, [str(number // 25) for number in range(100)])
@@ -241,19 +224,16 @@ def test_the_report_states_what_a_result_needs():
     assert "splits are disjoint" in report
 
 
-def test_gymnasium_plays_it():
-    register_webshop()
-    register_webshop()
-    env = gymnasium.make("hiperjax/WebShop-v0", tiny=True, max_turns=3)
-    text, info = env.reset(seed=0)
-    assert text.startswith("WebShop [SEP] Instruction: [SEP] ") and info["task"] in text
-    assert env.reset(seed=0)[0] == text
-    for turn in range(3):
-        text, reward, terminated, truncated, info = env.step("search[mug]")
-        assert (reward, terminated, truncated) == (0.0, False, turn == 2)
-    text, info = env.reset(options={"task": TINY.tasks("test")[0]})
-    assert info["task_id"] == TINY.tasks("test")[0]
-    check_env(GymWebShop(profile="hiper"), skip_render_check=True)
+def test_tasks_are_a_sequence():
+    tasks = make_webshop_suite("hiper", workers=2).tasks("train")
+    assert tasks[:3] == [tasks[0], tasks[1], tasks[2]]
+    assert tasks[:None] == list(tasks) and tasks[len(tasks) - 1 :] == [list(tasks)[-1]]
+    assert len(set(tasks)) == len(tasks)
+
+
+def test_the_registry_makes_it():
+    suite = make_suite("webshop", profile="hiper", tiny=True)
+    assert isinstance(suite, WebShopSuite) and suite.profile.name == "hiper"
 
 
 def test_memory_is_shared():

@@ -5,20 +5,14 @@ page. The baseline searches the instruction, opens the first hit, clicks what th
 """
 
 import dataclasses
-import math
 import random
 from collections.abc import Callable, Sequence
-
-import numpy as np
 
 from hiperjax.envs.base import Expert, Plan
 from hiperjax.envs.webshop.expert import is_results, list_candidates, read_request
 from hiperjax.envs.webshop.pages import Page, Session, act
 from hiperjax.envs.webshop.suite import WebShopSuite
 from hiperjax.types import Observation
-
-_Z = 1.959963984540054  # of a 95 % interval
-_RESAMPLES = 1000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,43 +73,6 @@ def buy_perfectly(suite: WebShopSuite, task_id: str) -> Outcome:
     return Outcome(goal.asin, score, score == 1.0, len(goal.options) + 3)
 
 
-def bound_share(successes: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    if count == 0:
-        return 0.0, 1.0
-    share, z2 = successes / count, _Z**2
-    center = (share + z2 / (2 * count)) / (1 + z2 / count)
-    root = math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    half = _Z / (1 + z2 / count) * root
-    return max(0.0, center - half), min(1.0, center + half)
-
-
-def bound_mean(values: Sequence[float], groups: Sequence[str]) -> tuple[float, float]:
-    """Bootstrap 95 % interval of a mean, resampling whole groups (here: products)."""
-    names, group = np.unique(np.array(groups), return_inverse=True)
-    sums = np.bincount(group, np.array(values, np.float64))
-    counts = np.bincount(group)
-    draws = np.random.default_rng(0).integers(len(names), size=(_RESAMPLES, len(names)))
-    means = sums[draws].sum(1) / counts[draws].sum(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def describe_outcomes(name: str, outcomes: Sequence[Outcome]) -> str:
-    """One line: success with its intervals, score with its interval, turns."""
-    count, asins = len(outcomes), [outcome.asin for outcome in outcomes]
-    successes = [float(outcome.success) for outcome in outcomes]
-    scores = [outcome.score for outcome in outcomes]
-    wilson = bound_share(int(sum(successes)), count)
-    by_product, score = bound_mean(successes, asins), bound_mean(scores, asins)
-    turns = sum(outcome.turns for outcome in outcomes) / count
-    return (
-        f"{name:<10} success {sum(successes) / count:6.1%} [{wilson[0]:.1%}, {wilson[1]:.1%}]"
-        f"  by product [{by_product[0]:.1%}, {by_product[1]:.1%}]"
-        f"  score {sum(scores) / count:.3f} [{score[0]:.3f}, {score[1]:.3f}]  turns {turns:.1f}"
-    )
-
-
 def compare_splits(suite: WebShopSuite) -> tuple[bool, str]:
     """What two splits share: goal numbers, tasks (product and options), products, titles."""
     kinds: dict[str, Callable[[str], object]] = {
@@ -145,24 +102,3 @@ def take_evenly(tasks: Sequence[str], limit: int) -> list[str]:
     """At most `limit` tasks, spread evenly over the sequence."""
     count = min(limit, len(tasks))
     return [tasks[place * len(tasks) // count] for place in range(count)]
-
-
-def evaluate_scripts(suite: WebShopSuite, split: str | None = None, episodes: int = 300) -> str:
-    """The report beside which an agent's result on a split is to be read."""
-    split = split or suite.splits[-1]
-    tasks = suite.tasks(split)
-    if not len(tasks):
-        raise ValueError(f"webshop {suite.profile.name}, split {split}: no tasks to evaluate on")
-    chosen = take_evenly(tasks, episodes)
-    policies: dict[str, Callable[[str], Outcome]] = {
-        "ceiling": lambda task: buy_perfectly(suite, task),
-        "first hit": lambda task: play(suite, FirstHitShopper(), task),
-        "expert": lambda task: play(suite, suite.make_expert(0), task),
-    }
-    head = (
-        f"webshop, profile {suite.profile.name}, catalogue {suite.shop.name}, {suite.kind} goals,"
-        f" seed {suite.seed}, split {split}: {len(chosen)} of {len(tasks)} tasks,"
-        f" at most {suite.max_turns} turns; 95 % intervals: Wilson, then bootstrap over products"
-    )
-    lines = [describe_outcomes(name, [buy(t) for t in chosen]) for name, buy in policies.items()]
-    return "\n".join([head, *lines, compare_splits(suite)[1]])

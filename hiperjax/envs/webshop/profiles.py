@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 
@@ -67,7 +67,13 @@ class TaskSlice(Sequence[str]):
     def __len__(self) -> int:
         return sum(map(len, self.goals.values()))
 
-    def __getitem__(self, place: int) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
         offset = place
         for seed, numbers in self.goals.items():
             if 0 <= offset < len(numbers):
