@@ -1,0 +1,350 @@
+"""Before anything is launched: does a run fit its devices, and how fast could it be at best?
+
+Memory of parameters and optimizer state is counted leaf by leaf under the mesh's own rules.
+Activations are estimated from what the backward pass keeps. Times are floors: the roofline of the
+device, nothing lost to latency, padding or communication.
+"""
+
+import dataclasses
+import math
+import re
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType
+
+from hiperjax import mesh as meshes
+from hiperjax.models.lora import partition
+from hiperjax.models.transformer import TransformerConfig, abstract_params
+
+Critic = Literal["features", "shared", "separate", "lora"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """An accelerator by its datasheet."""
+
+    memory: float
+    """Bytes."""
+    bandwidth: float
+    """Bytes a second."""
+    flops: float
+    """Dense bf16 operations a second."""
+
+
+DEVICES: dict[str, Device] = {
+    "a100": Device(80e9, 2.04e12, 312e12),
+    "h100": Device(80e9, 3.35e12, 989e12),
+    "h200": Device(141e9, 4.8e12, 989e12),
+    "l40s": Device(48e9, 0.864e12, 362e12),
+    "v4": Device(32e9, 1.23e12, 275e12),
+    "v5e": Device(16e9, 0.819e12, 197e12),
+    "v5p": Device(95e9, 2.765e12, 459e12),
+    "v6e": Device(32e9, 1.64e12, 918e12),
+}
+RESERVED = 0.06
+"""Share of a device's memory that the runtime, the compiler's scratch and fragmentation keep."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """One iteration, by its sizes."""
+
+    turns: int
+    """Turns collected and learned from: rows of the batch."""
+    prompt_tokens: int
+    """Mean prompt of a turn."""
+    reply_tokens: int
+    """Mean reply of a turn."""
+    prompt_limit: int
+    """Longest prompt; with the longest reply, the length of a cache slot and of a padded row."""
+    reply_limit: int
+    slots: int
+    """Episodes decoded side by side, on all devices together."""
+    minibatch_rows: int
+    """Rows of an optimizer step."""
+    micro_rows: int
+    """Rows of one forward and backward pass, on all devices together."""
+    epochs: int = 1
+
+
+class Item(NamedTuple):
+    """One line of a plan."""
+
+    name: str
+    amount: float
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run takes of each device, and its floors."""
+
+    title: str
+    memory: tuple[Item, ...]
+    """Bytes a device."""
+    available: float
+    """Bytes a device has to give."""
+    times: tuple[Item, ...]
+    """Seconds an iteration, at best."""
+
+    @property
+    def total(self) -> float:
+        return sum(item.amount for item in self.memory)
+
+    @property
+    def fits(self) -> bool:
+        return self.total <= self.available
+
+    @property
+    def seconds(self) -> float:
+        return sum(item.amount for item in self.times)
+
+
+def parse_device(name: str) -> tuple[Device, int]:
+    """`h200` is one, `v5e-8` and `h100-8` are eight."""
+    match = re.fullmatch(r"([a-z]\w*?)(?:-(\d+))?", name)
+    if match is None or match[1] not in DEVICES or match[2] == "0":
+        raise ValueError(
+            f"device {name!r}; expected one of {', '.join(DEVICES)}, with -COUNT for several"
+        )
+    return DEVICES[match[1]], int(match[2] or 1)
+
+
+# -- sizes -----------------------------------------------------------------------------------------
+
+
+def _count(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _count_on_device(tree: Any, mesh: AbstractMesh) -> int:
+    """Numbers of a tree that one device holds under the rules."""
+    places = meshes.shardings(tree, mesh)
+    parts = jax.tree.map(lambda leaf, place: place.shard_shape(leaf.shape), tree, places)
+    return sum(math.prod(shape) for shape in jax.tree.leaves(parts, is_leaf=_is_shape))
+
+
+def _is_shape(x: Any) -> bool:
+    return isinstance(x, tuple)
+
+
+def layer_parameters(config: TransformerConfig) -> int:
+    """Weights of all layers: what every token meets."""
+    return _count(abstract_params(config)["layers"])
+
+
+def head_parameters(config: TransformerConfig) -> int:
+    """Weights of the output projection: met only where logits are wanted."""
+    return config.vocab_size * config.hidden_size
+
+
+def matmul_parameters(config: TransformerConfig) -> int:
+    """Weights a decode step reads: all but an embedding that is only looked up."""
+    return layer_parameters(config) + head_parameters(config)
+
+
+def cache_bytes_per_token(config: TransformerConfig) -> int:
+    width = config.num_kv_heads * config.head_dim
+    return 2 * config.num_layers * width * jnp.dtype(config.dtype).itemsize
+
+
+def activation_bytes(
+    config: TransformerConfig, rows: int, length: int, reply: int, tensor: int = 1
+) -> float:
+    """What one device keeps between the forward and the backward pass of `rows` rows.
+
+    Each layer keeps its input, normed copies (also in float32), projections before and after
+    rotation and six wide arrays of the MLP; XLA's attention keeps scores and weights of every head
+    and pair of tokens, cuDNN's does not. With `remat="full"` only inputs of layers are kept and one
+    layer at a time is recomputed, beside a third of it in gradients; `dots` keeps projections too.
+    Logits exist at reply positions, in float32: themselves, their log-softmax, their gradient.
+    """
+    size = jnp.dtype(config.dtype).itemsize
+    heads, width = config.num_heads / tensor, config.num_heads * config.head_dim / tensor
+    projected = width + 2 * config.num_kv_heads * config.head_dim / tensor
+    wide = config.intermediate_size / tensor
+    token = config.hidden_size * (4 * size + 8) + (2 * projected + width + 6 * wide) * size
+    if config.attention == "xla":
+        token += heads * length * (4 + size)
+    tokens = rows * length
+    boundary = config.num_layers * tokens * config.hidden_size * size
+    dots = config.num_layers * tokens * (projected + 2 * wide) * size
+    layers = {
+        "none": config.num_layers * tokens * token,
+        "full": boundary + 1.3 * tokens * token,
+        "dots": boundary + dots + 1.3 * tokens * token,
+    }[config.remat]
+    return layers + 3 * 4 * rows * reply * config.vocab_size / tensor
+
+
+# -- floors ----------------------------------------------------------------------------------------
+
+
+def decode_step_seconds(
+    config: TransformerConfig, device: Device, slots: int | float, context: int, tensor: int = 1
+) -> float:
+    """Least time of one decode step: weights read once, or multiplied; then the cache read."""
+    weights = matmul_parameters(config) / tensor
+    size = jnp.dtype(config.dtype).itemsize
+    products = max(size * weights / device.bandwidth, 2 * weights * slots / device.flops)
+    cache = slots * context * cache_bytes_per_token(config) / tensor
+    return products + cache / device.bandwidth
+
+
+def forward_flops(
+    config: TransformerConfig, tokens: int | float, context: int, logit_positions: int | float
+) -> float:
+    """Operations of a forward pass over rows of `context` tokens; causal attention is half full."""
+    attention = 2 * config.num_layers * config.num_heads * config.head_dim * context
+    linear = 2 * layer_parameters(config)
+    head = 2 * head_parameters(config) * logit_positions
+    return float(tokens * (linear + attention) + head)
+
+
+def _times(
+    config: TransformerConfig,
+    device: Device,
+    mesh: AbstractMesh,
+    load: Workload,
+    critic: Critic,
+    reference: bool,
+) -> tuple[Item, ...]:
+    devices, context = math.prod(mesh.shape.values()), load.prompt_tokens + load.reply_tokens
+    tensor, own_slots = mesh.shape["tensor"], load.slots / meshes.row_ways(mesh)
+    step = decode_step_seconds(config, device, own_slots, context, tensor)
+    steps = load.turns * load.reply_tokens / load.slots
+    rate = device.flops * devices
+    prompts, replies = load.turns * load.prompt_tokens, load.turns * load.reply_tokens
+    rows = forward_flops(config, prompts + replies, context, replies)
+    trunk = forward_flops(config, prompts + replies, context, 0)
+    second = critic in ("separate", "lora")
+    passes = 1 + reference
+    # Frozen weights need no gradient of their own; recomputation is one more forward pass.
+    factor = (2 if config.lora_rank else 3) + (config.remat == "full")
+    update = load.epochs * factor * (rows + (trunk if second else 0))
+    return (
+        Item("prefill", forward_flops(config, prompts, context, load.turns) / rate, "prompts"),
+        Item("decode", steps * step, f"{steps:,.0f} steps of {1e3 * step:.2f} ms, no idle slot"),
+        Item(
+            "score",
+            (passes * rows + (trunk if second else 0)) / rate,
+            f"{passes} log-prob passes" + (", one of values" if second else ""),
+        ),
+        Item("update", update / rate, f"{load.epochs} epochs, {factor} x forward"),
+    )
+
+
+# -- the plan --------------------------------------------------------------------------------------
+
+
+def _weights(config: TransformerConfig, mesh: AbstractMesh, frozen_size: int) -> list[Item]:
+    """The policy and what its optimizer keeps."""
+    params = abstract_params(config)
+    if config.lora_rank:
+        adapters, base = partition(params)
+        trained, held = _count_on_device(adapters, mesh), _count_on_device(base, mesh)
+        items = [Item("frozen weights", frozen_size * held, f"{_count(base) / 1e9:.3f} B")]
+        what = f"adapters, {_count(adapters) / 1e6:.1f} M"
+    else:
+        trained, items = _count_on_device(params, mesh), []
+        what = f"{_count(params) / 1e9:.3f} B"
+    size = jnp.dtype(config.dtype).itemsize
+    items.append(Item("policy, float32", 4.0 * trained, what))
+    if size < 4 and not config.lora_rank:
+        items.append(Item("compute copy", float(size * trained), f"{config.dtype}, one an update"))
+    items.append(Item("Adam moments", 8.0 * trained, "two float32 a trained parameter"))
+    return items
+
+
+def _others(
+    config: TransformerConfig, mesh: AbstractMesh, load: Workload, critic: Critic
+) -> list[Item]:
+    """Critic, gradients, cache and activations."""
+    params = abstract_params(config)
+    trained = _count_on_device(partition(params)[0] if config.lora_rank else params, mesh)
+    ways, tensor = meshes.row_ways(mesh), mesh.shape["tensor"]
+    length = load.prompt_limit + load.reply_limit
+    whole = _count_on_device(abstract_params(dataclasses.replace(config, lora_rank=0)), mesh)
+    amounts = {
+        "separate": (12.0 * whole, "a network of its own: float32 and Adam"),
+        "lora": (12.0 * trained, "adapters of its own on the frozen weights"),
+        "shared": (12.0 * 3 * config.hidden_size, "heads on the policy's trunk"),
+        "features": (12.0 * 3 * config.hidden_size, "heads fitted by least squares"),
+    }
+    amount, why = amounts[critic]
+    largest = max(trained, whole) if critic == "separate" else trained
+    copies = 2 if load.micro_rows < load.minibatch_rows else 1
+    own_slots, own_rows = load.slots / ways, max(1, load.micro_rows // ways)
+    cache = own_slots * length * cache_bytes_per_token(config) / tensor
+    activations = activation_bytes(config, own_rows, length, load.reply_limit, tensor)
+    return [
+        Item(f"critic: {critic}", amount, why),
+        Item("gradients", 4.0 * copies * largest, "float32" + ", and their sum" * (copies > 1)),
+        Item("cache", cache, f"{own_slots:g} slots of {length} tokens"),
+        Item("activations", activations, f"{own_rows} rows of {length}, remat {config.remat}"),
+    ]
+
+
+def plan(
+    config: TransformerConfig,
+    device: str,
+    load: Workload,
+    *,
+    critic: Critic = "separate",
+    reference: bool = True,
+    reference_dtype: str = "float32",
+    frozen_dtype: str = "bfloat16",
+    fsdp: int = 1,
+    tensor: int = 1,
+    title: str = "",
+) -> Plan:
+    """Memory a device and floors of time for one iteration; takes no device.
+
+    Args:
+      config: the policy; `lora_rank` says whether it is trained by adapters.
+      device: name and count, such as `h200` or `v5e-8`; `data` takes what fsdp and tensor leave.
+      load: sizes of an iteration.
+      critic: what the value heads stand on.
+      reference: whether a KL term keeps the starting policy (adapters: the base itself, free).
+      reference_dtype: of that copy.
+      frozen_dtype: of the base below adapters.
+
+    Raises:
+      ValueError: an unknown device, a mesh that does not divide, adapters asked of a plain policy.
+    """
+    if critic == "lora" and not config.lora_rank:
+        raise ValueError("critic 'lora' shares the policy's frozen base; set lora_rank")
+    kind, count = parse_device(device)
+    if count % (fsdp * tensor):
+        raise ValueError(f"{device}: fsdp={fsdp} x tensor={tensor} does not divide {count} devices")
+    sizes = (count // (fsdp * tensor), fsdp, tensor)
+    mesh = AbstractMesh(sizes, meshes.AXES, (AxisType.Auto,) * 3)
+    heads = {"num_heads": config.num_heads, "num_kv_heads": config.num_kv_heads}
+    meshes.check_mesh(mesh, **heads, rows=load.micro_rows)
+    memory = _weights(config, mesh, jnp.dtype(frozen_dtype).itemsize)
+    if reference and not config.lora_rank:
+        held = _count_on_device(abstract_params(config), mesh)
+        amount = float(jnp.dtype(reference_dtype).itemsize * held)
+        memory.append(Item("reference", amount, f"{reference_dtype}, for the KL term"))
+    memory += _others(config, mesh, load, critic)
+    times = _times(config, kind, mesh, load, critic, reference)
+    axes = " ".join(f"{axis}={size}" for axis, size in zip(meshes.AXES, sizes, strict=True))
+    return Plan(f"{title} on {device} ({axes})", tuple(memory), kind.memory * (1 - RESERVED), times)
+
+
+def render(plan: Plan) -> str:
+    """The plan as a table."""
+    lines = [plan.title, "", "memory a device"]
+    lines += [f"  {x.name:<20}{x.amount / 1e9:>9.2f} GB   {x.why}" for x in plan.memory]
+    share = f"{plan.total / plan.available:.0%} of {plan.available / 1e9:.1f} GB to give"
+    lines.append(f"  {'together':<20}{plan.total / 1e9:>9.2f} GB   {share}")
+    advice = "DOES NOT FIT: more fsdp, adapters (lora), a shared trunk, or fewer micro_rows"
+    verdict = "fits" if plan.fits else advice
+    lines += [f"  {verdict}", "", "an iteration, at the roofline"]
+    lines += [f"  {x.name:<20}{x.amount:>9.2f} s    {x.why}" for x in plan.times]
+    lines.append(
+        f"  {'together':<20}{plan.seconds:>9.2f} s    a floor: no padding, no communication"
+    )
+    return "\n".join(lines)
