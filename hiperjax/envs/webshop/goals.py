@@ -7,10 +7,8 @@ the same seed anew, the shuffle. So a seed fixes the goals and their order to th
 Goals are kept as numbers and written out on demand: a large catalogue has millions of them.
 """
 
-import bisect
 import dataclasses
 import functools
-import itertools
 import math
 import random
 from collections import defaultdict
@@ -45,7 +43,7 @@ class Goal:
     options: tuple[tuple[str, str], ...] | tuple[str, ...]
     """(name, value) pairs of a synthetic goal, values of a human one"""
     weight: float | int
-    """share of an unplanned draw"""
+    """the goal's share where the original draws one at random"""
 
     @property
     def option_values(self) -> tuple[str, ...]:
@@ -94,20 +92,6 @@ class GoalList(Sequence[Goal]):
     def targets(self) -> Int[np.ndarray, " goals"]:
         """Place in `products` of each goal's own product."""
         return np.array([source.place for source in self.sources], np.int64)[self.places[:, 0]]
-
-    @functools.cached_property
-    def cumulative_weights(self) -> list[float | int]:
-        weights = [source.weight for source in self.sources]
-        return list(itertools.accumulate(weights[source] for source in self.places[:, 0]))
-
-    def draw(self, rng: random.Random) -> int:
-        """A weighted draw as the original makes it: one place too far, and cut at the end.
-
-        So goal 0 never comes up, and the last goal has two shares.
-        """
-        position = rng.random() * self.cumulative_weights[-1]
-        place = bisect.bisect(self.cumulative_weights, position) + 1
-        return min(place, len(self) - 1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ import dataclasses
 import enum
 import json
 import random
-import re
 from collections.abc import Sequence
 
 from hiperjax.envs.webshop.catalogue import Product
@@ -28,8 +27,6 @@ _RECEIPT = (
     " [SEP] category [SEP] product category [SEP] query [SEP] Goal [SEP] None [SEP] Reward [SEP]"
     " Your score (min 0.0, max 1.0) [SEP] {score} [SEP] Reward Details [SEP] None"
 )
-_ACTION = re.compile(r"([^\[]+)\[(.+)\]")
-_ACTION_OF_ORIGINAL = re.compile(r"(.+)\[(.+)\]")
 
 
 class Page(enum.Enum):
@@ -71,12 +68,16 @@ class Session:
 def parse_action(action: str, quirks: bool) -> tuple[str, str]:
     """Name and lower-cased argument of `name[argument]`; ("", "") for anything else.
 
-    The original splits at the last opening bracket, so it cannot click what contains one.
+    What follows the last closing bracket, or a line break, is ignored. The original splits at the
+    last opening bracket, so it cannot click what contains one.
     """
-    match = (_ACTION_OF_ORIGINAL if quirks else _ACTION).match(action)
-    if match is None or match[1] not in ("search", "click"):
+    line = action.partition("\n")[0]
+    closing = line.rfind("]")
+    find = line.rfind if quirks else line.find
+    opening = find("[", 0, max(closing - 1, 0))
+    if line[: max(opening, 0)] not in ("search", "click"):
         return "", ""
-    return match[1], match[2].lower()
+    return line[:opening], line[opening + 1 : closing].lower()
 
 
 def act(session: Session, action: str) -> bool:
