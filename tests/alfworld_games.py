@@ -1,4 +1,4 @@
-"""Games for the ALFWorld tests: a small one by hand, and the official ones where they are at hand."""
+"""Games for the ALFWorld tests: one by hand, and the official ones where they are at hand."""
 
 import dataclasses
 import pathlib

@@ -208,7 +208,7 @@ class ShardedWorkers(EnvWorkers):
     ) -> list[Observation | EnvFailure]:
         for slot, task_id in zip(slots, task_ids, strict=True):
             self._tasks[slot] = task_id
-            self._lost.pop(slot, None)
+            self._lost.pop(slot, None)  # nobody asked for that episode any more
         return self._call("reset", slots, task_ids)
 
     def step(self, slots: Sequence[int], actions: Sequence[str]) -> list[Step | EnvFailure]:
@@ -242,7 +242,9 @@ class ShardedWorkers(EnvWorkers):
                 results[position] = answer
         for position, slot in enumerate(slots):
             if slot in self._lost:
-                results[position] = EnvFailure(self._tasks[slot], self._lost[slot])
+                results[position] = EnvFailure(self._tasks[slot], self._lost.pop(slot))
+            if isinstance(results[position], EnvFailure):
+                del self._tasks[slot]  # reported: nothing lives here until the next reset
         return results
 
     def _replace(self, worker: int, reason: str) -> None:

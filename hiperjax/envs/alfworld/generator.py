@@ -3,7 +3,7 @@
 Which split a drawn scene belongs to is a property of its content, so splits cannot overlap: a
 quarter of all layouts and of all (object, target) pairs are held out, and `unseen` games have both
 a held-out layout and a held-out pair, `train` and `seen` games neither. Of the latter, one
-signature (names, placements, task) in sixteen is `seen`, the others are `train`.
+signature (names, placements, task) in four is `seen`, the others are `train`.
 
 Results on generated games are synthetic: never call them ALFWorld scores.
 """
@@ -20,7 +20,7 @@ from hiperjax.envs.alfworld.rooms import draw_room
 from hiperjax.envs.alfworld.scenes import Dials, Scene, draw_tiny
 
 SPLITS = ("train", "seen", "unseen")
-SEEN = 16
+SEEN = 4
 """One signature in this many is `seen`."""
 MAX_DRAWS = 20_000
 COOL_IN_FRIDGE = 0.05
