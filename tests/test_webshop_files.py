@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,7 @@ def test_a_cached_shop_equals_one_in_memory(tmp_path: Path):
         assert list(cached.list_goals("synthetic", 3)) == list(direct.list_goals("synthetic", 3))
         assert list(cached.list_goals("human", 3)) == list(direct.list_goals("human", 3))
     assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert list(pickle.loads(pickle.dumps(cached.products))) == list(direct.products)
     with pytest.raises(IndexError, match="expected 0 to 39"):
         cached.products[40]
 

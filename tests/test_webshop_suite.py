@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,6 @@ from hiperjax.envs.webshop.baseline import (
 )
 from hiperjax.envs.webshop.expert import list_candidates, read_request
 from hiperjax.envs.webshop.profiles import get_profile
-from hiperjax.envs.webshop.suite import is_invited
 from hiperjax.types import Observation
 from hiperjax.verification.webshop import verify_webshop
 from hiperjax.verification.webshop_scripts import bound_mean, evaluate_scripts
@@ -29,6 +29,10 @@ from hiperjax.verification.webshop_scripts import bound_mean, evaluate_scripts
 STRICT = make_webshop_suite()
 HIPER = make_webshop_suite("hiper")
 TINY = make_webshop_suite(tiny=True)
+
+
+def is_invited(action: str, admissible: tuple[str, ...]) -> bool:
+    return STRICT.is_admissible(action, Observation("", "", admissible))
 
 
 def share_won(outcomes: list[Outcome]) -> float:
@@ -229,6 +233,13 @@ def test_tasks_are_a_sequence():
     assert tasks[:3] == [tasks[0], tasks[1], tasks[2]]
     assert tasks[:None] == list(tasks) and tasks[len(tasks) - 1 :] == [list(tasks)[-1]]
     assert len(set(tasks)) == len(tasks)
+
+
+def test_another_process_gets_the_same_suite():
+    task = STRICT.tasks("test")[0]
+    copy = pickle.loads(pickle.dumps(STRICT))
+    assert list(copy.tasks("test")) == list(STRICT.tasks("test"))
+    assert play(copy, copy.make_expert(0), task) == play(STRICT, STRICT.make_expert(0), task)
 
 
 def test_the_registry_makes_it():

@@ -49,6 +49,7 @@ def make_webshop_suite(
     seed = rules.seed if seed is None else seed
     if not len(shop.list_goals(goals, seed)):
         raise ValueError(f"{shop.name}: no {goals} goals; for human ones add items_human_ins*.json")
+    make_tagger(tagger)  # a name it does not know should fail now, not at the first purchase
     return WebShopSuite(
         shop,
         rules,
@@ -57,5 +58,5 @@ def make_webshop_suite(
         max_turns=max_turns,
         workers=workers,
         show_selected=rules.show_selected if show_selected is None else show_selected,
-        tagger=make_tagger(tagger),
+        tagger=tagger,
     )

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-CATEGORIES = ("beauty", "electronics", "garden", "fashion", "grocery")
 BREADCRUMB = "\u203a"
 DEFAULT_PRICE = 100.0
 DEFAULT_ATTRIBUTES = ("DUMMY_ATTR",)

@@ -206,11 +206,15 @@ class StoredProducts(Sequence[Product]):
     """Products in a mapped file, decoded when asked for; the last few thousand stay decoded."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._offsets = np.load(folder / "offsets.npy")
         with (folder / "products.jsonl").open("rb") as file:
             empty = len(self._offsets) == 1  # an empty file cannot be mapped
             self._lines = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._decode = functools.lru_cache(maxsize=4096)(self._decode_line)
+
+    def __reduce__(self) -> tuple[type["StoredProducts"], tuple[Path]]:
+        return StoredProducts, (self.folder,)  # another process maps the same file
 
     def __len__(self) -> int:
         return len(self._offsets) - 1

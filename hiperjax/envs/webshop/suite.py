@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hiperjax.envs.base import Expert, Step, Suite, TextEnv
 from hiperjax.envs.webshop.expert import WebShopExpert
 from hiperjax.envs.webshop.goals import Goal, GoalKind
-from hiperjax.envs.webshop.nouns import Tagger
+from hiperjax.envs.webshop.nouns import make_tagger
 from hiperjax.envs.webshop.pages import (
     SEPARATOR,
     Page,
@@ -43,7 +43,7 @@ class WebShopSuite(Suite):
         max_turns: int,
         workers: int,
         show_selected: bool,
-        tagger: Tagger,
+        tagger: str,
     ) -> None:
         self.shop = shop
         self.profile = profile
@@ -76,13 +76,20 @@ class WebShopSuite(Suite):
             chosen,
             goal,
             self.shop.get(goal.asin),
-            self.tagger,
+            make_tagger(self.tagger),
             self.profile.option_rule,
         )
 
     def task_type(self, task_id: str) -> str:
         """The category of the wanted product."""
         return self.get_goal(task_id).category
+
+    def is_admissible(self, action: str, observation: Observation) -> bool:
+        """Whether an action is one the page invites to; any search counts where one is invited."""
+        words = action.removeprefix("search[").removesuffix("]")
+        search = action == f"search[{words}]" and bool(words)
+        admissible = observation.admissible
+        return action in admissible or (search and SEARCH_TEMPLATE in admissible)
 
     def make_env(self) -> "WebShopEnv":
         return WebShopEnv(self)
@@ -157,9 +164,3 @@ def list_actions(session: Session) -> tuple[str, ...]:
         return (SEARCH_TEMPLATE,)
     search = (SEARCH_TEMPLATE,) if session.has_search_bar else ()
     return search + tuple(f"click[{target}]" for target in list_clickables(session))
-
-
-def is_invited(action: str, admissible: Sequence[str]) -> bool:
-    """Whether an action stands in an admissible list, a search counting where one is invited."""
-    search = action.startswith("search[") and action.endswith("]") and len(action) > len("search[]")
-    return action in admissible or (search and SEARCH_TEMPLATE in admissible)
