@@ -1,8 +1,10 @@
 """Games for the ALFWorld tests: one by hand, and the official ones where they are at hand."""
 
 import dataclasses
+import functools
 import pathlib
 import tarfile
+import tempfile
 
 import pytest
 
@@ -72,11 +74,18 @@ def write_file(folder: pathlib.Path, problem: Problem | None = None, **changes: 
     (folder / "game.tw-pddl").write_text(format_problem(problem))
 
 
-def extract_official(folder: pathlib.Path, split: str) -> pathlib.Path:
-    """The official games of a split, below `folder`; skips where the archive is absent."""
+@functools.cache
+def _make_folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="official-games-")  # gone when the process ends
+
+
+@functools.cache
+def extract_official(*splits: str) -> pathlib.Path:
+    """A folder with the official games of these splits; skips where the archive is absent."""
     if not ARCHIVE.is_file():
         pytest.skip(f"{ARCHIVE} is missing: official games are not part of this project")
+    folder = pathlib.Path(_make_folder().name) / "-".join(splits)
     with tarfile.open(ARCHIVE) as archive:
-        wanted = (member for member in archive if f"/{split}/" in member.name)
+        wanted = (member for member in archive if member.name.split("/")[1] in splits)
         archive.extractall(folder, wanted, filter="data")
     return folder / "json_2.1.1"

@@ -245,15 +245,14 @@ def test_a_game_survives_its_encoding(seed):
 @pytest.mark.slow
 def test_every_official_walkthrough_wins(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for split in ("train", "valid_seen", "valid_train"):
-        root = extract_official(tmp_path, split)
+    root = extract_official("train", "valid_seen", "valid_train")
     assert verify_alfworld(root, TRANSCRIPTS, walkthroughs=True) == 0
     assert "3893 of 3893" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
-def seen_games(tmp_path_factory):
-    return extract_official(tmp_path_factory.mktemp("official"), "valid_seen")
+def seen_games():
+    return extract_official("valid_seen")
 
 
 def test_recordings_of_the_real_engine(seen_games, tmp_path, capsys):

@@ -164,6 +164,6 @@ def test_the_suite_filters_by_type_and_knows_short_split_names(root):
 
 def test_official_games_of_valid_seen(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    library = load_library(extract_official(tmp_path, "valid_seen"))
+    library = load_library(extract_official("valid_seen"))
     assert "| valid_seen | 35 | 13 | 27 | 16 | 25 | 24 | 140 |" in format_stats(library)
     assert library.nbytes < 200_000

@@ -61,7 +61,7 @@ def by_split(request):
             generate_game(0, split, i, TASK_TYPES[i % 6], Dials(request.param))
             for i in range(count)
         ]
-        for split, count in (("train", 300), ("seen", 60), ("unseen", 60))
+        for split, count in (("train", 200), ("seen", 60), ("unseen", 60))
     }
 
 
@@ -78,7 +78,7 @@ def test_unseen_games_have_layouts_and_pairs_of_their_own(by_split, trait):
 
 
 def test_full_rooms_are_like_the_official_ones():
-    rooms = [generate_game(0, "train", i, TASK_TYPES[i % 6], Dials("full")) for i in range(240)]
+    rooms = [generate_game(0, "train", i, TASK_TYPES[i % 6], Dials("full")) for i in range(150)]
     kitchens = [g for g in rooms if any(name.startswith("fridge") for name in g.receptacles)]
     others = [g for g in rooms if g not in kitchens]
     assert 29 < mean(len(g.receptacles) for g in kitchens) < 38  # official: 33.4

@@ -53,7 +53,7 @@ class RealEngine:
         """Act in the open game."""
         return self._reply(*self._env.step(command))
 
-    def _reply(self, state: Any, reward: float, done: bool) -> Reply:
+    def _reply(self, state: Any, reward: Any, done: Any) -> Reply:
         admissible = tuple(sorted(set(state["admissible_commands"])))
         return Reply(state["feedback"], admissible, float(reward), bool(done), bool(state["won"]))
 
