@@ -61,6 +61,8 @@ class WebShopSuite(Suite):
     def get_goal(self, task_id: str) -> Goal:
         """The goal of a task. Raises `KeyError` where the suite has none such."""
         seed, number = read_task_id(task_id)
+        if self.profile.name == "strict" and seed != self.seed:
+            raise KeyError(f"task {task_id!r}: this suite has one goal order, of seed {self.seed}")
         goals = self.shop.list_goals(self.kind, seed)
         if number >= len(goals):
             raise KeyError(f"task {task_id!r}: seed {seed} has goals 0 to {len(goals) - 1}")
