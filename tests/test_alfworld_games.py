@@ -160,6 +160,8 @@ def test_the_suite_filters_by_type_and_knows_short_split_names(root):
             ask(suite)
     with pytest.raises(ValueError, match="juggle"):
         AlfworldSuite(root, task_types=("juggle",))
+    with pytest.raises(ValueError, match="'unreal'"):
+        AlfworldSuite(root, engine="unreal")
 
 
 def test_official_games_of_valid_seen(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from hiperjax.envs.alfworld.generator import SPLITS, generate_game, generate_pro
 from hiperjax.envs.alfworld.planner import solve
 from hiperjax.envs.alfworld.problem import TASK_TYPES, ProblemError, parse_problem
 from hiperjax.envs.alfworld.scenes import SIZES, Dials
-from hiperjax.envs.alfworld.suites import HouseholdSuite
+from hiperjax.envs.alfworld.suites import AlfworldSuite, HouseholdSuite
 from hiperjax.verification.alfworld import walk_live
 
 games = st.tuples(
@@ -167,14 +167,23 @@ ODD_WALK = (
 )
 
 
+def play_walkthrough(suite, task):
+    env = suite.make_env()
+    return [env.reset(task), *map(env.step, suite.open_game(task).walkthrough)]
+
+
 @pytest.mark.oracle
 @pytest.mark.filterwarnings("ignore")  # the other engine's own
-def test_the_real_engine_plays_generated_games_with_equal_text(tmp_path):
+def test_the_real_engine_plays_generated_games_with_equal_text(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     if not oracle.is_installed():
         pytest.skip("the real engine is missing: pip install 'hiperjax[alfworld]'")
     write_games(tmp_path, "train", 6, dials=Dials("tiny"))
     write_games(tmp_path, "unseen", 2, dials=Dials("full"))
     assert walk_live(tmp_path, count=8, steps=15, seed=0) == []
+    native, real = (AlfworldSuite(tmp_path, engine=engine) for engine in ("native", "real"))
+    for task in native.tasks("unseen"):
+        assert play_walkthrough(native, task) == play_walkthrough(real, task)
     write_file(tmp_path / "train" / "pick_and_place_simple-odd" / "trial_0")
     engine, game = oracle.RealEngine(), build_game(make_problem())
     state = game.start

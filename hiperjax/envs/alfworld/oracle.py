@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hiperjax.envs.alfworld.games import GAME_FILE, GamesError
+from hiperjax.envs.base import Step, TextEnv
+from hiperjax.types import Observation
 
 
 class Reply(NamedTuple):
@@ -56,6 +58,26 @@ class RealEngine:
     def _reply(self, state: Any, reward: Any, done: Any) -> Reply:
         admissible = tuple(sorted(set(state["admissible_commands"])))
         return Reply(state["feedback"], admissible, float(reward), bool(done), bool(state["won"]))
+
+
+class RealEnv(TextEnv):
+    """The real engine behind our contract: the same words at a few thousand times the price."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._engine = RealEngine()
+
+    def reset(self, task_id: str) -> Observation:
+        if not (self._root / task_id / GAME_FILE).is_file():
+            raise KeyError(f"game {task_id!r}: not below {self._root}")
+        reply = self._engine.reset(self._root / task_id)
+        self._task = reply.text.rsplit("Your task is to: ", 1)[1].strip()
+        return Observation(reply.text, self._task, reply.admissible)
+
+    def step(self, action: str) -> Step:
+        reply = self._engine.step(action)
+        observation = Observation(reply.text, self._task, reply.admissible)
+        return Step(observation, reply.reward, reply.won, False, {"success": reply.won})
 
 
 def _import_textworld() -> tuple[Any, tuple[Any, Any]]:

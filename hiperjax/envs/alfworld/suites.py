@@ -14,11 +14,13 @@ from hiperjax.envs.alfworld.expert import ScriptedExpert
 from hiperjax.envs.alfworld.game import Game, speak
 from hiperjax.envs.alfworld.games import load_library, read_task_type
 from hiperjax.envs.alfworld.generator import SPLITS, generate_game
+from hiperjax.envs.alfworld.oracle import RealEnv
 from hiperjax.envs.alfworld.problem import TASK_TYPES
 from hiperjax.envs.alfworld.scenes import Dials
 from hiperjax.envs.base import Expert, Step, Suite, TextEnv
 from hiperjax.types import Observation
 
+ENGINES = ("native", "real")
 ROLE = "You are an expert in a household: you walk through it and handle things to do a task."
 
 
@@ -31,7 +33,7 @@ class GameSource(Suite):
         """The game of a task; `KeyError` naming the task if there is none."""
         raise NotImplementedError
 
-    def make_env(self) -> "AlfworldEnv":
+    def make_env(self) -> TextEnv:
         return AlfworldEnv(self)
 
 
@@ -135,6 +137,7 @@ class HouseholdSuite(GameSource):
 class AlfworldSuite(GameSource):
     """Official games from a folder. A task id is the path of its game below the games folder.
 
+    `engine="real"` plays them on the real engine (extra `alfworld`), in the files' own dialect.
     Splits have their official names; `seen` and `unseen` stand for `valid_seen`, `valid_unseen`.
     """
 
@@ -148,8 +151,12 @@ class AlfworldSuite(GameSource):
         task_types: Sequence[str] = TASK_TYPES,
         dialect: str | None = None,
         search: str = "likely",
+        engine: str = "native",
     ) -> None:
+        if engine not in ENGINES:
+            raise ValueError(f"engine {engine!r}: expected one of {ENGINES}")
         self._library = load_library(games)
+        self._engine = engine
         self._task_types = frozenset(_check_task_types(task_types))
         self._search = search
         self.dialect = dialect or self._library.find_dialect()
@@ -165,6 +172,9 @@ class AlfworldSuite(GameSource):
     def open_game(self, task_id: str) -> Game:
         game = self._library.open(task_id)
         return game if game.old_dialect == (self.dialect == "put") else speak(game, self.dialect)
+
+    def make_env(self) -> TextEnv:
+        return RealEnv(self._library.root) if self._engine == "real" else AlfworldEnv(self)
 
     def make_expert(self, seed: int, noise: float = 0.0) -> Expert:
         return ScriptedExpert(seed, noise, self._search)
