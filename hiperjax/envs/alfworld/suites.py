@@ -138,7 +138,8 @@ class AlfworldSuite(GameSource):
     """Official games from a folder. A task id is the path of its game below the games folder.
 
     `engine="real"` plays them on the real engine (extra `alfworld`), in the files' own dialect.
-    Splits have their official names; `seen` and `unseen` stand for `valid_seen`, `valid_unseen`.
+    Splits have the names of their folders; where there is none of that name, `seen` and `unseen`
+    stand for `valid_seen` and `valid_unseen`.
     """
 
     name = "alfworld"
@@ -163,7 +164,8 @@ class AlfworldSuite(GameSource):
         self.splits = self._library.splits
 
     def tasks(self, split: str) -> Sequence[str]:
-        paths = self._library.list_split(self.aliases.get(split, split))
+        known = split in self.splits
+        paths = self._library.list_split(split if known else self.aliases.get(split, split))
         return tuple(path for path in paths if read_task_type(path) in self._task_types)
 
     def task_type(self, task_id: str) -> str:
