@@ -21,7 +21,7 @@ from hiperjax.envs.webshop.baseline import (
     take_evenly,
 )
 from hiperjax.envs.webshop.expert import list_candidates, read_request
-from hiperjax.envs.webshop.profiles import get_profile
+from hiperjax.envs.webshop.profiles import get_profile, write_task_id
 from hiperjax.types import Observation
 from hiperjax.verification.webshop import verify_webshop
 from hiperjax.verification.webshop_scripts import bound_mean, evaluate_scripts
@@ -304,3 +304,13 @@ def test_a_random_purchase_is_scored_like_any_other():
         assert 0.0 <= result.score <= 1.0
         assert result.attribute_matches <= result.attributes
         assert result.option_matches <= result.options
+
+
+@pytest.mark.slow
+def test_the_originals_ceiling(shared: Callable[[str], Path]):
+    """458 of the original's 6910 goals cannot be met by their own product; ours all can."""
+    folder = shared("data/webshop")
+    for profile, misses in (("hiper", 458), ("strict", 0)):
+        suite = make_webshop_suite(profile, data=folder, seed=6)
+        tasks = [write_task_id(6, number) for number in range(6910)]
+        assert sum(not buy_perfectly(suite, task).success for task in tasks) == misses
