@@ -19,7 +19,8 @@ from hiperjax.config import RunConfig
 from hiperjax.envs.base import Suite
 from hiperjax.envs.registry import make_suite
 from hiperjax.envs.workers import EnvWorkers, make_workers
-from hiperjax.learning.learner import Learner, TrainState
+from hiperjax.learning.learner import Learner
+from hiperjax.learning.state import TrainState
 from hiperjax.models.tokenizers import load_tokenizer, train_tokenizer
 from hiperjax.models.transformer import Params, TransformerConfig, init_params
 
@@ -121,6 +122,7 @@ def build_agent(config: RunConfig, folder: pathlib.Path | None = None) -> Agent:
         config=model,
         prompter=prompter,
         workers=workers,
+        suite=suite,
         slots=r.slots,
         prompt_length=p.prompt_length,
         reply_length=p.reply_length,

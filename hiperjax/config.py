@@ -101,8 +101,8 @@ class ImitationConfig:
     """Expert episodes to imitate."""
     noise: float = 0.1
     """Share of random actions in the expert's episodes (their labels included)."""
-    rows: int = 32
-    """Turns a step."""
+    sequences: int = 14
+    """Packed sequences a step (see ppo.sequence_length)."""
     learning_rate: float = 3e-3
     """Peak learning rate (cosine to zero)."""
     holdout: float = 0.03
@@ -129,6 +129,9 @@ class CreditConfig:
     """Lambda across a boundary in the low and switch streams; 0 is the paper's HAE."""
     v_high_targets: Literal["all", "boundaries"] = "all"
     """Turns V_high is fitted on; boundaries is the paper's."""
+    bootstrap: Literal["proper", "last_turn", "none"] = "proper"
+    """After a truncated episode: the critic's value of the state after its last turn; the official
+    approximation by values of turns already acted; or zero, as if the cut were an end."""
     reward_scale: float = 10.0
     """The environment's reward is multiplied by this."""
     invalid_penalty: float = 0.1
@@ -192,10 +195,14 @@ class PpoConfig:
     """Largest global gradient norm."""
     epochs: int = 1
     """Passes over a batch."""
-    minibatch_rows: int = 256
-    """Turns an optimizer step."""
-    micro_rows: int = 0
-    """Turns a forward pass; gradients add up to the minibatch's. 0: the whole minibatch."""
+    sequence_length: int = 2560
+    """Tokens of a packed sequence; grows where a single turn is longer."""
+    sequence_turns: int = 4
+    """Turns packed into a sequence at most."""
+    minibatch_sequences: int = 64
+    """Packed sequences an optimizer step."""
+    micro_sequences: int = 0
+    """Sequences a forward pass; gradients add up to the minibatch's. 0: the whole minibatch."""
     clip: float = 0.2
     """Clip range of the importance ratio."""
     dual_clip: float = 3.0
@@ -284,9 +291,9 @@ def validate(config: RunConfig) -> RunConfig:
     _require(r.temperature > 0, "rollout.temperature is 0; training must sample (greedy has no ratio)")
     _require(0 < r.top_p <= 1, f"rollout.top_p is {r.top_p}; expected a number in (0, 1]")
     _require(
-        p.micro_rows == 0 or p.minibatch_rows % p.micro_rows == 0,
-        f"ppo.minibatch_rows is {p.minibatch_rows}; expected a multiple of "
-        f"ppo.micro_rows {p.micro_rows}",
+        p.micro_sequences == 0 or p.minibatch_sequences % p.micro_sequences == 0,
+        f"ppo.minibatch_sequences is {p.minibatch_sequences}; expected a multiple of "
+        f"ppo.micro_sequences {p.micro_sequences}",
     )
     _require(bool(e.splits), "eval.splits is empty; expected at least one split")
     _require(e.every > 0, f"eval.every is {e.every}; expected at least 1")

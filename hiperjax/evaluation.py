@@ -8,7 +8,6 @@ import jax
 from jaxtyping import Array, Key
 
 from hiperjax.acting.rollout import Rollout
-from hiperjax.acting.sampler import SamplingConfig
 from hiperjax.envs.base import Suite
 from hiperjax.metrics import wilson_interval
 from hiperjax.models.transformer import Params
@@ -73,7 +72,7 @@ def evaluate(
         params,
         task_ids,
         key=jax.random.key(0) if key is None else key,
-        sampling=SamplingConfig(temperature=temperature),
+        temperature=temperature,
     )
     return tally_episodes(suite, split, task_ids, result.trajectories)
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from hiperjax.acting.demonstrations import transcribe
 from hiperjax.acting.rollout import RolloutResult
-from hiperjax.acting.sampler import SamplingConfig
 from hiperjax.assembly import (
     CHECKPOINTS,
     TOKENIZER,
@@ -30,17 +29,21 @@ from hiperjax.checkpoint import Checkpoints
 from hiperjax.config import RunConfig, validate
 from hiperjax.evaluation import Evaluation, evaluate
 from hiperjax.learning.health import describe, warn_of_collapse
-from hiperjax.learning.imitation import ImitationState, imitate, make_optimizer, measure_loss
-from hiperjax.learning.learner import TrainState
+from hiperjax.learning.imitation import (
+    ImitationState,
+    imitate,
+    make_batch,
+    make_optimizer,
+    measure_loss,
+)
 from hiperjax.learning.packing import pack, pack_prompts, pack_turns, round_up
+from hiperjax.learning.state import TrainState
 from hiperjax.metrics import Recorder, Timer
 from hiperjax.models.transformer import Params
 from hiperjax.progress import Progress
 from hiperjax.transcript import write_samples
-from hiperjax.types import Trajectory
+from hiperjax.types import Sequences, Trajectory, TurnRows
 
-LENGTH_MULTIPLE = 16
-REPLY_MULTIPLE = 8
 
 
 class TrainingStopped(RuntimeError):
@@ -159,24 +162,19 @@ def imitate_expert(agent: Agent, policy: Params, progress: Progress) -> Params:
     demos = play_expert(config, agent.suite, c.episodes, noise=c.noise, seed=config.seed)
     trajectories = transcribe(agent.prompter, demos)
     held = max(1, round(c.holdout * len(trajectories)))
-    packed = functools.partial(pack_turns, length_multiple=LENGTH_MULTIPLE)
-    test_turns = [turn for t in trajectories[:held] for turn in t.turns]
-    turns = [turn for t in trajectories[held:] for turn in t.turns]
-    longest = max(len(turn.response_ids) for turn in (*turns, *test_turns))
-    static: dict[str, Any] = dict(
-        config=agent.model, reply_length=round_up(longest, REPLY_MULTIPLE)
-    )
-    rows = jax.tree.map(jnp.asarray, packed(turns, row_multiple=1))
-    test = jax.tree.map(jnp.asarray, packed(test_turns, row_multiple=1))
+    test, train = (
+        make_batch(*_pack_for_imitation(config, part)) for part in
+        (trajectories[:held], trajectories[held:])
+    )  # fmt: skip
     optimizer = make_optimizer(c.learning_rate, c.steps)
     state = ImitationState(policy, optimizer.init(policy))
     best, best_loss, bad = policy, float("inf"), 0
     rng = np.random.default_rng((config.seed, 2))
     for done in range(0, c.steps, c.check_every):
         steps = min(c.check_every, c.steps - done)
-        order = rng.integers(0, len(turns), (steps, c.rows)).astype(np.int32)
-        state, loss = imitate(state, rows, order, optimizer=optimizer, **static)
-        held_loss = float(measure_loss(state.policy, test, **static))
+        order = rng.integers(0, len(train.reply), (steps, c.sequences)).astype(np.int32)
+        state, loss = imitate(state, train, order, optimizer=optimizer, config=agent.model)
+        held_loss = float(measure_loss(state.policy, test, config=agent.model))
         progress.imitation(done + steps, c.steps, float(loss), held_loss)
         bad = 0 if held_loss < best_loss else bad + 1
         if held_loss < best_loss:
@@ -185,6 +183,14 @@ def imitate_expert(agent: Agent, policy: Params, progress: Progress) -> Params:
             progress.say(f"imitation: stopped early, no better held-out loss in {bad} measurements")
             break
     return best
+
+
+def _pack_for_imitation(
+    config: RunConfig, trajectories: Sequence[Trajectory]
+) -> tuple[Sequences, TurnRows]:
+    turns = [turn for trajectory in trajectories for turn in trajectory.turns]
+    p = config.ppo
+    return pack_turns(turns, length=p.sequence_length, per_sequence=p.sequence_turns)[:2]
 
 
 # -- reinforcement learning --------------------------------------------------------------------------
@@ -222,7 +228,8 @@ def collect(run: Run, timer: Timer) -> RolloutResult:
             run.state.policy,
             [task for task in tasks for _ in range(r.group_size)],
             key=fold(config.seed, 3, i),
-            sampling=SamplingConfig(temperature=r.temperature, top_p=r.top_p),
+            temperature=r.temperature,
+            top_p=r.top_p,
         )
     for failure in result.failures:
         run.progress.say(f"episode of task {failure.task_id} lost: {failure.error}")
@@ -239,30 +246,28 @@ def collect(run: Run, timer: Timer) -> RolloutResult:
 def learn(run: Run, trajectories: Sequence[Trajectory], timer: Timer) -> dict[str, float]:
     """One iteration's learning from its trajectories."""
     config = run.agent.config
+    p, episodes = config.ppo, config.rollout.episodes
+    most = -(-episodes * run.agent.max_turns // p.sequence_turns)
     with timer.phase("pack"):
         batch = pack(
             trajectories,
             max_turns=run.agent.max_turns,
-            row_multiple=config.ppo.minibatch_rows,
-            length_multiple=LENGTH_MULTIPLE,
-            trajectory_multiple=config.rollout.episodes,
+            length=p.sequence_length,
+            per_sequence=p.sequence_turns,
+            capacity=round_up(most, p.minibatch_sequences),
+            multiple=p.minibatch_sequences,
+            reply_length=round_up(config.prompt.reply_length, 8),
+            trajectory_multiple=episodes,
+            seed=run.iteration,
         )
-        final = pack_prompts(
-            [t.final_prompt_ids for t in trajectories],
-            length_multiple=LENGTH_MULTIPLE,
-            row_multiple=config.rollout.episodes,
-        )
-        longest = max(len(u.response_ids) for t in trajectories for u in t.turns)
+        prompts = [t.final_prompt_ids for t in trajectories]
+        final = pack_prompts(prompts, length=p.sequence_length, rows=episodes)
     with timer.phase("update"):
-        run.state, metrics = run.agent.learner.learn(
-            run.state,
-            batch,
-            final,
-            key=fold(config.seed, 4, run.iteration),
-            reply_length=round_up(longest, REPLY_MULTIPLE),
-        )
+        key = fold(config.seed, 4, run.iteration)
+        run.state, metrics = run.agent.learner.learn(run.state, batch, final, key=key)
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    metrics["padding_share"] = 1 - float(batch.rows.token_mask.mean())
+    used = batch.sequences.token_mask[: batch.count]
+    metrics["padding_share"] = 1 - float(used.mean())
     return metrics
 
 

@@ -1,8 +1,9 @@
 """The nouns of the project: an importable glossary, no behaviour beyond tiny properties.
 
-Axes: `B` trajectories, `T` turn slots a trajectory, `N` rows (one row = one turn, padded to a
-bucket), `L` tokens a row. Tokens live in rows `[N, L]`; credit lives in a grid `[B, T]` of scalars;
-`TurnGrid.row` is the only bridge between the two.
+Axes: `B` trajectories, `T` turn slots a trajectory; `S` sequences of `C` tokens, `K` turns at most in
+each; `N = S * K` rows (one row = one turn), `R` reply tokens a row. Tokens live in sequences, replies
+in rows, credit in a grid `[B, T]` of scalars; `TurnGrid.row` is the only bridge between grid and
+rows.
 
 This module never imports jax: environment workers import it before XLA wakes.
 """
@@ -95,22 +96,37 @@ class Trajectory:
             raise ValueError(f"trajectory of task {self.task_id}: no turns; expected at least one")
 
 
-class TurnRows(NamedTuple):
-    """Tokens of a batch: one row a turn, prompt then reply, right-padded."""
+class Sequences(NamedTuple):
+    """The tokens a model reads: `S` sequences of `C` tokens, several turns packed into each."""
 
-    tokens: Int[Any, "N L"]
-    token_mask: Bool[Any, "N L"]
-    """prompt and reply, not padding"""
-    response_mask: Bool[Any, "N L"]
-    switch_mask: Bool[Any, "N L"]
-    subgoal_mask: Bool[Any, "N L"]
-    action_mask: Bool[Any, "N L"]
-    behavior_logprobs: Float[Any, "N L"]
-    """at the position of the token itself; zero elsewhere"""
+    tokens: Int[Any, "S C"]
+    token_mask: Bool[Any, "S C"]
+    """prompts and replies, not padding"""
+    segment: Int[Any, "S C"]
+    """which turn of its sequence a token belongs to, from 1; a token sees only its own turn's"""
+    position: Int[Any, "S C"]
+    """position within the turn, as if it stood alone"""
+
+
+class TurnRows(NamedTuple):
+    """One row a turn: its reply, and where it stands.
+
+    There are `N = S * K` rows, `K` for each sequence: row n lies in sequence `n // K`. Rows of no
+    turn have `row_mask` False and weigh nothing.
+    """
+
+    reply: Int[Any, "N R"]
+    response_mask: Bool[Any, "N R"]
+    switch_mask: Bool[Any, "N R"]
+    subgoal_mask: Bool[Any, "N R"]
+    action_mask: Bool[Any, "N R"]
+    behavior_logprobs: Float[Any, "N R"]
+    """zero where there is no reply token"""
+    reply_at: Int[Any, " N"]
+    """position in its sequence of the first reply token"""
     value_at: Int[Any, "N 3"]
-    """position whose hidden state the heads read, in the order low, high, term"""
+    """positions in its sequence whose hidden states the heads read: low, high, term"""
     row_mask: Bool[Any, " N"]
-    """False for zero-weight padding rows"""
 
 
 class TurnGrid(NamedTuple):
@@ -137,5 +153,9 @@ class TurnGrid(NamedTuple):
 
 
 class PackedBatch(NamedTuple):
+    """`count` is the number of sequences in use; the others are padding."""
+
+    sequences: Sequences
     rows: TurnRows
     grid: TurnGrid
+    count: int

@@ -10,7 +10,8 @@ import pytest
 from episodes import VOCABULARY, make_batch
 from hiperjax.config import CreditConfig, CriticConfig, PpoConfig
 from hiperjax.learning import critic as least_squares
-from hiperjax.learning.learner import Learner, make_order, take_reply
+from hiperjax.learning.batches import map_used, run_sequences
+from hiperjax.learning.learner import Learner, make_order
 from hiperjax.learning.packing import pack, pack_prompts
 from hiperjax.models.transformer import TransformerConfig, forward, init_params, logits
 
@@ -20,12 +21,11 @@ MODEL = TransformerConfig(
 )  # fmt: skip
 POLICY = init_params(MODEL, jax.random.key(0))
 BATCH = make_batch(5, [3, 5, 1, 4])
-REPLY = 16
 
 
 def make_learner(kind="features", *, credit=None, **ppo):
     settings = dict(
-        learning_rate=1e-2, minibatch_rows=8, kl_coefficient=0.0, entropy_coefficient=0.0,
+        learning_rate=1e-2, minibatch_sequences=4, kl_coefficient=0.0, entropy_coefficient=0.0,
         weight_decay=0.0,
     )  # fmt: skip
     return Learner(
@@ -33,18 +33,16 @@ def make_learner(kind="features", *, credit=None, **ppo):
         credit=credit or CreditConfig(gamma=0.9, reward_scale=1.0),
         critic=CriticConfig(kind=kind, random_features=8, learning_rate=1e-2),
         ppo=PpoConfig(**(settings | ppo)),
-        score_rows=4,
+        score_sequences=4,
     )
 
 
-def packed(trajectories=BATCH, row_multiple=8, length_multiple=16, multiple=4):
+def packed(trajectories=BATCH, length=48, per_sequence=3, capacity=8, multiple=4, reply=16):
     batch = pack(
-        trajectories, max_turns=6, row_multiple=row_multiple, length_multiple=length_multiple,
-        trajectory_multiple=multiple,
+        trajectories, max_turns=6, length=length, per_sequence=per_sequence, capacity=capacity,
+        multiple=multiple, reply_length=reply, trajectory_multiple=len(trajectories),
     )  # fmt: skip
-    final = pack_prompts(
-        [t.final_prompt_ids for t in trajectories], length_multiple=8, row_multiple=multiple
-    )
+    final = pack_prompts([t.final_prompt_ids for t in trajectories], length=16)
     return batch, final
 
 
@@ -55,28 +53,68 @@ def fresh(learner):
 def assigned(learner, **options):
     batch, final = packed(**options)
     state = fresh(learner)
-    scores = learner.score(state, batch.rows, *final, reply_length=REPLY)
+    scores = learner.score(state, batch, final)
     return batch, scores, *learner.assign(state, batch, scores)
 
 
-def test_scores_are_the_plain_forward_pass():
-    batch, final = packed()
+def rows_of(batch, flags):
+    """Grid flags by row."""
+    out = np.zeros(len(batch.rows.row_mask), bool)
+    out[batch.grid.row[batch.grid.mask]] = flags[batch.grid.mask]
+    return out
+
+
+@pytest.mark.parametrize("per_sequence", [1, 3])
+def test_scores_of_packed_turns_are_those_of_each_alone(per_sequence):
+    batch, final = packed(per_sequence=per_sequence)
     learner = make_learner()
-    scores = learner.score(fresh(learner), batch.rows, *final, reply_length=REPLY)
-    i = 0
-    for trajectory in BATCH:
-        for turn in trajectory.turns:
+    scores = learner.score(fresh(learner), batch, final)
+    for b, trajectory in enumerate(BATCH):
+        for t, turn in enumerate(trajectory.turns):
+            i = batch.grid.row[b, t]
             row = jnp.asarray(np.concatenate([turn.prompt_ids, turn.response_ids]))[None]
             hidden = forward(POLICY, MODEL, row, lengths=jnp.array([row.shape[1]]))
             full = jax.nn.log_softmax(logits(POLICY, MODEL, hidden))[0]
             start, n = len(turn.prompt_ids), len(turn.response_ids)
             expected = full[np.arange(start - 1, start + n - 1), turn.response_ids]
             np.testing.assert_allclose(scores.logprobs[i, :n], expected, atol=1e-5)
-            for head in range(3):
-                np.testing.assert_allclose(
-                    scores.value_hidden[i, head], hidden[0, batch.rows.value_at[i, head]], atol=1e-5
-                )
-            i += 1
+            low = start + turn.blocks.subgoal_span[1] - 1 if turn.blocks.well_formed else start - 1
+            for head, at in enumerate((low, start - 1, start - 1)):
+                np.testing.assert_allclose(scores.value_hidden[i, head], hidden[0, at], atol=1e-5)
+        if trajectory.final_prompt_ids is not None:
+            row = jnp.asarray(trajectory.final_prompt_ids)[None]
+            last = forward(POLICY, MODEL, row, lengths=jnp.array([row.shape[1]]))[0, -1]
+            np.testing.assert_allclose(scores.final_hidden[b], last, atol=1e-5)
+
+
+def test_turns_of_one_sequence_do_not_see_each_other():
+    """By gradient: a hidden state moves with the tokens of its own turn only."""
+    sequences = jax.tree.map(jnp.asarray, packed()[0].sequences)
+    embedding = POLICY["embedding"]
+
+    def read_at(at):
+        def hidden(table):  # each token of sequence 0 gets an embedding of its own
+            own = sequences._replace(
+                tokens=jnp.arange(sequences.tokens.shape[1], dtype=jnp.int32)[None],
+                token_mask=sequences.token_mask[:1], segment=sequences.segment[:1],
+                position=sequences.position[:1],
+            )  # fmt: skip
+            return run_sequences(POLICY | {"embedding": table}, MODEL, own)[0, at].sum()
+
+        return jnp.abs(jax.grad(hidden)(embedding[sequences.tokens[0]])).sum(axis=1) > 0
+
+    segment = np.asarray(sequences.segment[0])
+    assert segment.max() > 1
+    for at in np.flatnonzero(segment)[::5]:
+        reach = np.asarray(read_at(int(at)))
+        own = (segment == segment[at]) & (np.arange(len(segment)) <= at)
+        np.testing.assert_array_equal(reach, own)
+
+
+def test_map_used_runs_the_used_part_only():
+    x = jnp.arange(10.0)
+    out = map_used(lambda part: part + 1, x, jnp.int32(5), 4)
+    assert out.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 0, 0]
 
 
 def test_least_squares_equals_the_textbook_ridge():
@@ -117,39 +155,33 @@ def test_a_feature_alive_in_one_row_does_not_blow_up():
 
 def test_advantages_stand_on_their_own_blocks_only():
     batch, _, _, prepared, _, _ = assigned(make_learner())
-    start = prepared.reply_at
-    on = {
-        name: np.asarray(take_reply(jnp.asarray(getattr(batch.rows, f"{name}_mask")), start, REPLY))
-        for name in ("switch", "subgoal", "action")
-    }
-    mask = np.asarray(prepared.loss_mask)
-    boundary = np.zeros(len(mask), bool)
-    boundary[batch.grid.row[batch.grid.mask]] = batch.grid.boundary[batch.grid.mask]
-    well_formed = np.zeros(len(mask), bool)
-    well_formed[batch.grid.row[batch.grid.mask]] = batch.grid.well_formed[batch.grid.mask]
-    assert mask[on["switch"]].all() and mask[on["action"]].all()
-    assert not (mask & on["subgoal"])[~boundary].any()
-    assert (mask & on["subgoal"])[boundary & well_formed].any()
-    assert not mask[~batch.rows.row_mask].any()
-    assert (np.asarray(prepared.advantage)[~mask] == 0).all()
+    rows = batch.rows
+    mask = np.asarray(prepared.loss_mask).reshape(rows.reply.shape)
+    advantage = np.asarray(prepared.advantage).reshape(rows.reply.shape)
+    boundary = rows_of(batch, batch.grid.boundary)
+    well_formed = rows_of(batch, batch.grid.well_formed)
+    assert mask[rows.switch_mask].all() and mask[rows.action_mask].all()
+    assert not (mask & rows.subgoal_mask)[~boundary].any()
+    assert (mask & rows.subgoal_mask)[boundary & well_formed].any()
+    assert not mask[~rows.row_mask].any() and not mask[~rows.response_mask].any()
+    assert (advantage[~mask] == 0).all()
 
 
 @pytest.mark.parametrize("kind", ["features", "shared", "separate"])
-def test_padding_and_micro_batches_change_nothing(kind):
-    """The same step whatever the padded shape and the size of a micro-batch."""
+def test_packing_padding_and_micro_batches_change_nothing(kind):
+    """One step over the whole batch is the same however it is laid out."""
     results = []
-    for row_multiple, length_multiple, micro in ((8, 16, 0), (32, 64, 4)):
-        learner = make_learner(kind, micro_rows=micro, minibatch_rows=16)
-        row_multiple = max(16, row_multiple)
-        batch, final = packed(row_multiple=row_multiple, length_multiple=length_multiple)
-        state, metrics = learner.learn(
-            fresh(learner), batch, final, key=jax.random.key(3), reply_length=REPLY
+    for per_sequence, length, capacity, micro in ((3, 48, 8, 0), (1, 16, 24, 8), (4, 96, 32, 8)):
+        learner = make_learner(kind, micro_sequences=micro, minibatch_sequences=capacity)
+        batch, final = packed(
+            per_sequence=per_sequence, length=length, capacity=capacity, multiple=capacity
         )
+        state, metrics = learner.learn(fresh(learner), batch, final, key=jax.random.key(3))
         results.append((state.policy, metrics))
-    for a, b in zip(jax.tree.leaves(results[0][0]), jax.tree.leaves(results[1][0]), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5)
-    for name in ("policy_loss", "advantage_std_low", "grad_norm", "entropy"):
-        np.testing.assert_allclose(results[0][1][name], results[1][1][name], rtol=2e-3, atol=1e-5)
+    for policy, metrics in results[1:]:
+        chex.assert_trees_all_close(policy, results[0][0], atol=3e-5)
+        for name in ("policy_loss", "advantage_std_low", "grad_norm", "entropy"):
+            np.testing.assert_allclose(metrics[name], results[0][1][name], rtol=2e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["features", "separate"])
@@ -158,88 +190,88 @@ def test_value_gradients_do_not_reach_the_policy(kind):
     credit = CreditConfig(weight_low=0.0, weight_high=0.0, weight_term=0.0)
     learner = make_learner(kind, credit=credit)
     batch, final = packed()
-    state, _ = learner.learn(fresh(learner), batch, final, key=jax.random.key(0), reply_length=REPLY)
+    state, _ = learner.learn(fresh(learner), batch, final, key=jax.random.key(0))
     chex.assert_trees_all_close(state.policy, POLICY, atol=1e-7)
     assert float(jnp.abs(state.critic.heads["kernel"]).max()) > 0, "the critic did learn"
 
 
-def test_the_critic_is_warm_before_the_first_policy_step():
-    for kind in ("features", "shared", "separate"):
-        _, _, state, _, inputs, _ = assigned(make_learner("features"))
-        learner = make_learner(kind)
-        batch, final = packed()
-        state, metrics = learner.learn(
-            fresh(learner), batch, final, key=jax.random.key(0), reply_length=REPLY
-        )
-        assert float(jnp.abs(state.critic.heads["kernel"]).max()) > 0
-        assert np.isfinite(float(metrics["policy_loss"]))
-        assert float(jnp.abs(inputs.v_term).max()) > 0
+@pytest.mark.parametrize("kind", ["features", "shared", "separate"])
+def test_the_critic_is_warm_before_the_first_policy_step(kind):
+    """The first batch's advantages are taken against values that already know something."""
+    learner = make_learner(kind)
+    batch, final = packed()
+    state, metrics = learner.learn(fresh(learner), batch, final, key=jax.random.key(0))
+    assert int(state.batches) == 1
+    assert float(jnp.abs(state.critic.heads["kernel"]).max()) > 0
+    assert np.isfinite(float(metrics["policy_loss"]))
+    if kind == "features":
+        assert float(jnp.abs(assigned(learner)[4].v_term).max()) > 0
 
 
 def test_malformed_turns_take_the_term_value_and_stay_out_of_the_low_fit():
     batch, _, _, prepared, inputs, _ = assigned(make_learner())
-    malformed = batch.grid.mask & ~batch.grid.well_formed
+    malformed = rows_of(batch, ~batch.grid.well_formed)
     assert malformed.any()
-    rows = batch.grid.row[malformed]
-    assert not np.asarray(prepared.value_mask)[rows, 0].any()
-    assert np.asarray(prepared.value_mask)[rows, 2].all()
-    at = np.asarray(batch.rows.value_at)[rows]
+    value_mask = np.asarray(prepared.value_mask).reshape(-1, 3)
+    assert not value_mask[malformed, 0].any() and value_mask[malformed, 2].all()
+    at = batch.rows.value_at[malformed]
     assert (at[:, 0] == at[:, 2]).all()
-    assert not np.asarray(inputs.low_fit)[malformed].any()
+    assert not np.asarray(inputs.low_fit)[batch.grid.mask & ~batch.grid.well_formed].any()
+
+
+def test_truncated_episodes_are_bootstrapped_as_asked():
+    bootstraps = {}
+    for kind in ("proper", "none"):
+        credit = CreditConfig(gamma=0.9, reward_scale=1.0, bootstrap=kind)
+        bootstraps[kind] = np.asarray(assigned(make_learner(credit=credit))[4].bootstrap_term)
+    assert bootstraps["proper"].any() and not bootstraps["none"].any()
 
 
 def test_a_non_finite_step_is_skipped_and_counted():
     learner = make_learner()
     _, _, state, prepared, _, _ = assigned(learner)
     before = jax.tree.map(np.asarray, state.policy)
-    broken = prepared._replace(advantage=prepared.advantage.at[0, 0].set(jnp.nan))
-    broken = broken._replace(loss_mask=broken.loss_mask.at[0, 0].set(True))
-    rows = prepared.tokens.shape[0]
-    state, metrics = learner.update(state, broken, np.arange(rows, dtype=np.int32)[None])
+    broken = prepared._replace(
+        advantage=prepared.advantage.at[0, 0, 0].set(jnp.nan),
+        loss_mask=prepared.loss_mask.at[0, 0, 0].set(True),
+    )
+    order = np.arange(8, dtype=np.int32)[None]
+    state, metrics = learner.update(state, broken, order, np.int32(1))
     chex.assert_trees_all_equal(jax.tree.map(np.asarray, state.policy), before)
     assert metrics["skipped_steps"] == 1 and int(state.skipped) == 1 and int(state.step) == 0
 
 
-def test_one_trace_a_shape():
-    """A second batch of the same bucket compiles nothing."""
+def test_batches_of_any_fill_share_one_compilation():
     learner = make_learner()
     state = fresh(learner)
-    for seed in (5, 6):
-        batch, final = packed(make_batch(seed, [3, 5, 1, 4]), row_multiple=16, length_multiple=32)
-        with jax.log_compiles(False):
-            state, _ = learner.learn(
-                state, batch, final, key=jax.random.key(seed), reply_length=REPLY
-            )
-    assert learner.score._cache_size() >= 1
-    sizes = [f._cache_size() for f in (Learner.score, Learner.assign, Learner.update)]
-    batch, final = packed(make_batch(7, [4, 4, 2, 3]), row_multiple=16, length_multiple=32)
-    learner.learn(state, batch, final, key=jax.random.key(9), reply_length=REPLY)
-    assert [f._cache_size() for f in (Learner.score, Learner.assign, Learner.update)] == sizes
+    steps = (Learner.score, Learner.assign, Learner.update)
+    before = [step._cache_size() for step in steps]
+    for seed, sizes in ((5, [3, 5, 1, 4]), (6, [1, 1, 2, 1]), (7, [4, 4, 2, 3])):
+        batch, final = packed(make_batch(seed, sizes), capacity=12)
+        state, _ = learner.learn(state, batch, final, key=jax.random.key(seed))
+    assert [step._cache_size() - n for step, n in zip(steps, before, strict=True)] == [1, 1, 1]
 
 
 def test_learning_makes_good_replies_likelier():
     """Repeated updates on one batch raise the log-prob of tokens with positive advantage."""
-    credit = CreditConfig(estimator="flat_gae", gamma=1.0, reward_scale=1.0)
-    learner = make_learner(credit=credit)
-    _, scores, state, prepared, _, _ = assigned(learner)
+    learner = make_learner(
+        credit=CreditConfig(estimator="flat_gae", gamma=1.0, reward_scale=1.0)
+    )
+    batch, scores, state, prepared, _, _ = assigned(learner)
     before = np.asarray(scores.logprobs)
-    rows = prepared.tokens.shape[0]
-    prepared = prepared._replace(old_logprobs=jnp.asarray(before))
-    order = np.tile(np.arange(rows, dtype=np.int32), (5, 1))
-    state, _ = learner.update(state, prepared, order)
-    batch, final = packed()
-    after = np.asarray(learner.score(state, batch.rows, *final, reply_length=REPLY).logprobs)
-    advantage = np.where(prepared.loss_mask, prepared.advantage, 0)
+    prepared = prepared._replace(old_logprobs=scores.logprobs.reshape(prepared.reply.shape))
+    order = np.tile(np.arange(8, dtype=np.int32), (5, 1))
+    state, _ = learner.update(state, prepared, order, np.int32(5))
+    after = np.asarray(learner.score(state, batch, packed()[1]).logprobs)
+    advantage = np.where(prepared.loss_mask, prepared.advantage, 0).reshape(before.shape)
     assert ((after - before) * advantage).sum() > 0
 
 
-def test_orders_visit_every_row_once_a_pass():
-    order = make_order(jax.random.key(0), 13, 16, 8, 3)
-    assert order.shape == (6, 8)
+def test_orders_visit_every_sequence_once_a_pass():
+    order, steps = make_order(jax.random.key(0), count=13, total=24, size=8, epochs=3)
+    assert order.shape == (9, 8) and steps == 6
     for start in (0, 2, 4):
         assert sorted(order[start : start + 2].ravel()) == list(range(16))
     assert (order[0] != order[2]).any(), "another shuffle each pass"
     with pytest.raises(ValueError, match="expected a multiple of the minibatch, 8"):
-        make_order(jax.random.key(0), 13, 13, 8, 1)
-
-
+        make_order(jax.random.key(0), count=13, total=13, size=8, epochs=1)

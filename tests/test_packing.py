@@ -8,51 +8,79 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from episodes import make_batch
-from hiperjax.learning.packing import intern, pack, pack_prompts, round_up
+from hiperjax.learning.packing import intern, lay_out, pack, pack_prompts, round_up
 
 lengths = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 
 
-@given(st.integers(0, 99), lengths, st.sampled_from([1, 4, 16]), st.sampled_from([1, 16]))
-def test_pack_then_gather_gives_the_turns_back(seed, sizes, row_multiple, length_multiple):
+@given(st.integers(0, 99), lengths, st.sampled_from([16, 32, 64]), st.integers(1, 4))
+def test_pack_then_gather_gives_the_turns_back(seed, sizes, length, per_sequence):
     batch = make_batch(seed, sizes)
-    rows, grid = pack(
-        batch, max_turns=7, row_multiple=row_multiple, length_multiple=length_multiple,
-        trajectory_multiple=4,
-    )  # fmt: skip
-    assert rows.tokens.shape[0] % row_multiple == 0 and rows.tokens.shape[1] % length_multiple == 0
+    sequences, rows, grid, count = pack(
+        batch, max_turns=7, length=length, per_sequence=per_sequence, trajectory_multiple=4, seed=seed
+    )
+    used = sequences.token_mask.any(axis=1)
+    assert used[:count].all() and not used[count:].any()
     assert grid.mask.shape == (round_up(len(batch), 4), 7)
     assert grid.mask.sum() == rows.row_mask.sum() == sum(sizes)
-    assert sorted(grid.row[grid.mask]) == list(range(sum(sizes))), "no row twice, none missing"
+    assert sorted(grid.row[grid.mask]) == np.flatnonzero(rows.row_mask).tolist(), "each row once"
+    tokens = 0
     for b, trajectory in enumerate(batch):
         for t, turn in enumerate(trajectory.turns):
             i = grid.row[b, t]
+            where, slot = divmod(int(i), per_sequence)
+            own = sequences.segment[where] == slot + 1
             whole = np.concatenate([turn.prompt_ids, turn.response_ids])
-            np.testing.assert_array_equal(rows.tokens[i][rows.token_mask[i]], whole)
-            np.testing.assert_array_equal(rows.tokens[i][rows.response_mask[i]], turn.response_ids)
+            tokens += len(whole)
+            np.testing.assert_array_equal(sequences.tokens[where][own], whole)
+            np.testing.assert_array_equal(sequences.position[where][own], np.arange(len(whole)))
+            np.testing.assert_array_equal(rows.reply[i][rows.response_mask[i]], turn.response_ids)
             np.testing.assert_array_equal(
                 rows.behavior_logprobs[i][rows.response_mask[i]], turn.behavior_logprobs
             )
-            start = len(turn.prompt_ids)
+            start = int(np.flatnonzero(own)[0]) + len(turn.prompt_ids)
+            assert rows.reply_at[i] == start
             for name in ("switch", "subgoal", "action"):
                 low, high = getattr(turn.blocks, f"{name}_span")
-                where = np.flatnonzero(getattr(rows, f"{name}_mask")[i])
-                np.testing.assert_array_equal(where, np.arange(start + low, start + high))
+                marked = np.flatnonzero(getattr(rows, f"{name}_mask")[i])
+                np.testing.assert_array_equal(marked, np.arange(low, high))
             after = start + turn.blocks.subgoal_span[1] - 1 if turn.blocks.well_formed else start - 1
             assert rows.value_at[i].tolist() == [after, start - 1, start - 1]
             assert grid.reward[b, t] == turn.reward and grid.boundary[b, t] == turn.blocks.switch
+    assert sequences.token_mask.sum() == tokens, "nothing but turns"
 
 
 @given(st.integers(0, 99), lengths)
 def test_masks_are_disjoint_and_inside_the_reply(seed, sizes):
-    rows, _ = pack(make_batch(seed, sizes), max_turns=6, row_multiple=8)
+    rows = pack(make_batch(seed, sizes), max_turns=6, length=64, per_sequence=3).rows
     blocks = np.stack([rows.switch_mask, rows.subgoal_mask, rows.action_mask]).astype(int)
     assert blocks.sum(axis=0).max() <= 1
     assert not (blocks.any(axis=0) & ~rows.response_mask).any()
-    assert not (rows.response_mask & ~rows.token_mask).any()
-    assert not rows.token_mask[~rows.row_mask].any() and not rows.behavior_logprobs[
-        ~rows.response_mask
-    ].any()
+    assert not rows.response_mask[~rows.row_mask].any()
+    assert not rows.behavior_logprobs[~rows.response_mask].any()
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(1, 5), st.integers(0, 9))
+def test_layout_holds_every_turn_once_within_bounds(sizes, per_sequence, seed):
+    bins, length = lay_out(sizes, length=48, per_sequence=per_sequence, seed=seed)
+    assert sorted(turn for members in bins for turn in members) == list(range(len(sizes)))
+    assert length >= max(sizes) and (length == 48 or length < max(sizes) + 16)
+    for members in bins:
+        assert 1 <= len(members) <= per_sequence
+        assert sum(sizes[turn] for turn in members) <= length
+
+
+def test_layout_wastes_little():
+    """On 700 turns of the tiny household's lengths, padding stays under 10 %."""
+    sizes = np.random.default_rng(0).normal(58, 12, 700).clip(30, 110).astype(int).tolist()
+    bins, length = lay_out(sizes, length=256, per_sequence=8)
+    assert 1 - sum(sizes) / (len(bins) * length) < 0.1
+
+
+def test_capacity_grows_by_multiples():
+    batch = make_batch(0, [3, 5, 1, 4])
+    assert pack(batch, max_turns=6, capacity=40, multiple=8).sequences.tokens.shape[0] == 40
+    assert pack(batch, max_turns=6, capacity=2, multiple=8).sequences.tokens.shape[0] == 16
 
 
 def test_states_and_groups_are_interned():
@@ -72,9 +100,9 @@ def test_intern_numbers_in_order_of_appearance():
 
 
 def test_prompts_are_right_padded():
-    tokens, sizes = pack_prompts([np.array([5, 6, 7]), None], length_multiple=4, row_multiple=3)
-    assert tokens.tolist() == [[5, 6, 7, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
-    assert sizes.tolist() == [3, 1, 1]
+    tokens, sizes = pack_prompts([np.array([5, 6, 7]), None], length=4, rows=3)
+    assert tokens.shape == (3, 16) and tokens[0, :4].tolist() == [5, 6, 7, 0]
+    assert not tokens[1:].any() and sizes.tolist() == [3, 1, 1]
 
 
 def _broken(kind: str):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiperjax.acting.sampler import SamplingConfig, advance, draw, init_state, start
+from hiperjax.acting.sampler import advance, draw, init_state, start
 from hiperjax.learning.losses import token_logprobs
 from hiperjax.models.transformer import TransformerConfig, forward, init_params, logits
 
@@ -19,7 +19,7 @@ REPLY = 10
 STOP = tuple(range(16, 23))
 
 
-def sample(slots: list[int], total: int, chunk: int, sampling: SamplingConfig, length: int = 8):
+def sample(slots: list[int], total: int, chunk: int, temperature: float = 1.0, length: int = 8):
     """Replies and log-probs of PROMPTS, prompt i in slots[i]."""
     state = init_state(CONFIG, total, 12, REPLY)
     tokens = np.zeros((len(PROMPTS), length), np.int32)
@@ -27,7 +27,7 @@ def sample(slots: list[int], total: int, chunk: int, sampling: SamplingConfig, l
         tokens[i, : len(prompt)] = prompt
     lengths = np.array([len(p) for p in PROMPTS], np.int32)
     number = np.arange(len(PROMPTS), dtype=np.int32)
-    static = dict(config=CONFIG, sampling=sampling, stop_ids=STOP)
+    static = dict(config=CONFIG, temperature=temperature, top_p=1.0, stop_ids=STOP)
     where = np.array(slots, np.int32)
     state = start(PARAMS, state, where, tokens, lengths, jax.random.key(7), number, number, **static)
     halted = np.zeros(total, bool)
@@ -41,10 +41,9 @@ def sample(slots: list[int], total: int, chunk: int, sampling: SamplingConfig, l
 
 
 def test_replies_do_not_depend_on_slot_batch_or_chunk():
-    sampling = SamplingConfig()
-    plain = sample([0, 1, 2, 3, 4], 5, REPLY, sampling)
+    plain = sample([0, 1, 2, 3, 4], 5, REPLY)
     assert any(len(ids) < REPLY for ids, _ in plain), "some reply stops early"
-    moved = sample([6, 2, 5, 0, 3], 8, 3, sampling, length=12)
+    moved = sample([6, 2, 5, 0, 3], 8, 3, length=12)
     for (ids, logprobs), (other_ids, other_logprobs) in zip(plain, moved, strict=True):
         np.testing.assert_array_equal(ids, other_ids)
         np.testing.assert_allclose(logprobs, other_logprobs, atol=1e-6)
@@ -52,8 +51,8 @@ def test_replies_do_not_depend_on_slot_batch_or_chunk():
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_sampler_logprobs_equal_rescored_ones(temperature):
-    sampling = SamplingConfig(temperature=temperature)
-    for prompt, (ids, logprobs) in zip(PROMPTS, sample([0, 1, 2, 3, 4], 5, 4, sampling), strict=True):
+    replies = sample([0, 1, 2, 3, 4], 5, 4, temperature)
+    for prompt, (ids, logprobs) in zip(PROMPTS, replies, strict=True):
         row = jnp.asarray(np.concatenate([prompt, ids]), jnp.int32)[None]
         hidden = forward(PARAMS, CONFIG, row, lengths=jnp.array([row.shape[1]]))
         scores = logits(PARAMS, CONFIG, hidden)[:, len(prompt) - 1 : -1] / temperature
@@ -65,7 +64,7 @@ def test_sampler_logprobs_equal_rescored_ones(temperature):
 def test_greedy_takes_the_likeliest_token():
     scores = jnp.array([[0.0, 3.0, 1.0], [2.0, 0.0, 1.0]])
     keys = jax.random.split(jax.random.key(0), 2)
-    token, logprob = draw(scores, keys, jnp.zeros(2, jnp.int32), SamplingConfig(temperature=0.0))
+    token, logprob = draw(scores, keys, jnp.zeros(2, jnp.int32), 0.0)
     assert token.tolist() == [1, 0]
     np.testing.assert_allclose(logprob, jax.nn.log_softmax(scores)[[0, 1], [1, 0]], rtol=1e-6)
 
@@ -74,10 +73,10 @@ def test_draws_follow_the_distribution_and_the_nucleus_cuts_its_tail():
     count = 4000
     scores = jnp.tile(jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05]])), (count, 1))
     keys, zeros = jax.random.split(jax.random.key(3), count), jnp.zeros(count, jnp.int32)
-    token, _ = draw(scores, keys, zeros, SamplingConfig())
+    token, _ = draw(scores, keys, zeros, 1.0)
     shares = np.bincount(np.asarray(token), minlength=4) / count
     np.testing.assert_allclose(shares, [0.5, 0.3, 0.15, 0.05], atol=0.03)
-    token, logprob = draw(scores, keys, zeros, SamplingConfig(top_p=0.7))
+    token, logprob = draw(scores, keys, zeros, 1.0, top_p=0.7)
     shares = np.bincount(np.asarray(token), minlength=4) / count
     np.testing.assert_allclose(shares, [0.625, 0.375, 0, 0], atol=0.03)
     np.testing.assert_allclose(np.exp(logprob), np.array([0.5, 0.3])[np.asarray(token)], rtol=1e-5)

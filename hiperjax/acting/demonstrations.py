@@ -22,6 +22,8 @@ class Demonstration:
     plans: tuple[Plan, ...]
     last: Step
     rewards: tuple[float, ...]
+    admissible: tuple[bool, ...]
+    """whether each action was"""
 
 
 def demonstrate(
@@ -33,16 +35,19 @@ def demonstrate(
         expert = suite.make_expert(seed=seed + number, noise=noise)
         observation = env.reset(task_id)
         expert.reset(observation)
-        observations, plans, rewards = [observation], [], []
+        observations, plans, rewards, admissible = [observation], [], [], []
         while True:
             plan = expert.plan(observations[-1])
+            admissible.append(suite.is_admissible(plan.action, observations[-1]))
             step = env.step(plan.action)
             plans.append(plan)
             observations.append(step.observation)
             rewards.append(float(step.reward))
             if step.terminated or step.truncated or len(plans) >= max_turns:
                 break
-        yield Demonstration(task_id, tuple(observations), tuple(plans), step, tuple(rewards))
+        yield Demonstration(
+            task_id, tuple(observations), tuple(plans), step, tuple(rewards), tuple(admissible)
+        )
     env.close()
 
 
@@ -99,7 +104,7 @@ def _transcribe_one(prompter: Prompter, pieces: Sequence[bytes], demo: Demonstra
                 blocks=dataclasses.replace(blocks, action=action),
                 reward=demo.rewards[t],
                 observation=demo.observations[t].text,
-                admissible=plan.action in demo.observations[t].admissible,
+                admissible=demo.admissible[t],
             )
         )
     final = None

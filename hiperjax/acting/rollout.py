@@ -18,8 +18,8 @@ from jaxtyping import Array, Key
 from hiperjax.acting.blocks import CLOSING_ACTION, find_stop, parse_reply
 from hiperjax.acting.pieces import build_pieces
 from hiperjax.acting.prompts import PastTurn, Prompter, PromptTooLong
-from hiperjax.acting.sampler import SamplerState, SamplingConfig, advance, init_state, start
-from hiperjax.envs.base import Step
+from hiperjax.acting.sampler import SamplerState, advance, init_state, start
+from hiperjax.envs.base import Step, Suite
 from hiperjax.envs.workers import EnvFailure, EnvWorkers
 from hiperjax.models.transformer import Params, TransformerConfig
 from hiperjax.types import Ending, Observation, Trajectory, Turn
@@ -75,6 +75,7 @@ class Rollout:
         config: TransformerConfig,
         prompter: Prompter,
         workers: EnvWorkers,
+        suite: Suite,
         slots: int,
         prompt_length: int,
         reply_length: int,
@@ -84,11 +85,12 @@ class Rollout:
         strict_format: bool = True,
         rewrite_on_keep: bool = False,
     ):
-        self.config, self.prompter, self.workers = config, prompter, workers
+        self.config, self.prompter = config, prompter
+        self.workers, self.suite = workers, suite
         self.slots, self.reply_length, self.max_turns = slots, reply_length, max_turns
         self.prompt_length, self.decode_chunk = prompt_length, decode_chunk
         self.length_buckets = sorted({*(b for b in prompt_buckets if b < prompt_length), prompt_length})
-        self.row_buckets = sorted({max(1, slots // 4), max(1, slots // 2), slots})
+        self.row_buckets = sorted({max(1, slots // 3), slots})
         self.strict_format, self.rewrite_on_keep = strict_format, rewrite_on_keep
         tokenizer = prompter.tokenizer
         self.pieces = build_pieces(tokenizer)
@@ -101,10 +103,14 @@ class Rollout:
         task_ids: Sequence[str],
         *,
         key: Key[Array, ""],
-        sampling: SamplingConfig,
+        temperature: float,
+        top_p: float = 1.0,
     ) -> RolloutResult:
-        """Play one episode of each task. Replies depend on (`key`, episode, turn, token) only."""
-        run = _Run(self, params, task_ids, key, sampling)
+        """Play one episode of each task; `temperature` 0 is greedy.
+
+        Replies depend on (`key`, episode, turn, token) only.
+        """
+        run = _Run(self, params, task_ids, key, temperature, top_p)
         while run.queue or run.active:
             run.fill_slots()
             run.prefill()
@@ -123,7 +129,8 @@ class _Run:
         params: Params,
         task_ids: Sequence[str],
         key: Key[Array, ""],
-        sampling: SamplingConfig,
+        temperature: float,
+        top_p: float,
     ):
         self.r, self.params, self.key = rollout, params, key
         self.queue = collections.deque(enumerate(task_ids))
@@ -131,7 +138,10 @@ class _Run:
         self.waiting: list[int] = []
         self.halted = np.zeros(rollout.slots, bool)
         self.static: dict[str, Any] = dict(
-            config=rollout.config, sampling=sampling, stop_ids=rollout.stop_ids
+            config=rollout.config,
+            temperature=np.float32(temperature),
+            top_p=top_p,
+            stop_ids=rollout.stop_ids,
         )
         self.state: SamplerState = init_state(
             rollout.config, rollout.slots, rollout.prompt_length, rollout.reply_length
@@ -258,7 +268,7 @@ class _Run:
                 blocks=blocks,
                 reward=float(step.reward),
                 observation=seen.text,
-                admissible=blocks.action in seen.admissible,
+                admissible=self.r.suite.is_admissible(blocks.action, seen),
             )
         )
         episode.past.append(PastTurn(len(episode.turns), seen.text, blocks.action))

@@ -41,12 +41,6 @@ class SamplerState(NamedTuple):
     logprobs: Float[Array, "S R"]
 
 
-class SamplingConfig(NamedTuple):
-    """How tokens are drawn. `temperature` 0 is greedy; `top_p` 1 keeps the whole distribution."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-
 
 def init_state(config: TransformerConfig, slots: int, prompt: int, reply: int) -> SamplerState:
     """Empty slots for prompts of at most `prompt` and replies of at most `reply` tokens."""
@@ -76,23 +70,23 @@ def draw(
     scores: Float[Array, "S V"],
     keys: Key[Array, " S"],
     index: Int[Array, " S"],
-    sampling: SamplingConfig,
+    temperature: float | Float[Array, ""],
+    top_p: float = 1.0,
 ) -> tuple[Int[Array, " S"], Float[Array, " S"]]:
     """Draw one token a slot; returns it with its log-prob under the full distribution.
 
-    The log-prob is that of the temperature-scaled distribution before any nucleus cut (at
-    temperature 0, of the unscaled one).
+    `temperature` 0 is greedy, by the same program: only the noise is off. The log-prob is that of
+    the temperature-scaled distribution before any nucleus cut (at temperature 0, of the unscaled
+    one). `top_p` (static) 1 keeps the whole distribution and costs nothing.
     """
-    if sampling.temperature > 0:
-        scores = scores / sampling.temperature
+    sampled = jnp.asarray(temperature) > 0
+    scores = scores / jnp.where(sampled, temperature, 1.0)
     logprobs = jax.nn.log_softmax(scores, axis=-1)
-    if sampling.temperature > 0:
-        if sampling.top_p < 1:
-            scores = _keep_nucleus(scores, sampling.top_p)
-        step_keys = jax.vmap(jax.random.fold_in)(keys, index)
-        noise = jax.vmap(lambda k: jax.random.gumbel(k, scores.shape[-1:], jnp.float32))(step_keys)
-        scores = scores + noise
-    token = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    if top_p < 1:
+        scores = _keep_nucleus(scores, top_p)
+    step_keys = jax.vmap(jax.random.fold_in)(keys, index)
+    noise = jax.vmap(lambda k: jax.random.gumbel(k, scores.shape[-1:], jnp.float32))(step_keys)
+    token = jnp.argmax(jnp.where(sampled, scores + noise, scores), axis=-1).astype(jnp.int32)
     return token, jnp.take_along_axis(logprobs, token[:, None], axis=-1)[:, 0]
 
 
@@ -100,7 +94,7 @@ def _is_stop(token: Int[Array, " P"], stop_ids: tuple[int, ...]) -> Bool[Array, 
     return jnp.isin(token, jnp.asarray(stop_ids, jnp.int32))
 
 
-@partial(jax.jit, static_argnames=("config", "sampling", "stop_ids"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("config", "top_p", "stop_ids"), donate_argnames="state")
 def start(
     params: Params,
     state: SamplerState,
@@ -112,7 +106,8 @@ def start(
     turns: Int[Array, " P"],
     *,
     config: TransformerConfig,
-    sampling: SamplingConfig,
+    temperature: float | Float[Array, ""],
+    top_p: float,
     stop_ids: tuple[int, ...],
 ) -> SamplerState:
     """Prefill `P` prompts into their slots and draw the first token of each reply.
@@ -123,7 +118,9 @@ def start(
     keys = jax.vmap(lambda e, t: jax.random.fold_in(jax.random.fold_in(key, e), t))(episodes, turns)
     hidden, kv = prefill(params, config, tokens, lengths)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    token, logprob = draw(logits(params, config, last), keys, jnp.zeros_like(lengths), sampling)
+    token, logprob = draw(
+        logits(params, config, last), keys, jnp.zeros_like(lengths), temperature, top_p
+    )
 
     def put(whole: Array, part: Array) -> Array:
         return whole.at[slots].set(part, mode="drop")
@@ -145,7 +142,7 @@ def start(
 
 
 @partial(
-    jax.jit, static_argnames=("config", "sampling", "stop_ids", "steps"), donate_argnames="state"
+    jax.jit, static_argnames=("config", "top_p", "stop_ids", "steps"), donate_argnames="state"
 )
 def advance(
     params: Params,
@@ -153,7 +150,8 @@ def advance(
     halted: Bool[Array, " S"],
     *,
     config: TransformerConfig,
-    sampling: SamplingConfig,
+    temperature: float | Float[Array, ""],
+    top_p: float,
     stop_ids: tuple[int, ...],
     steps: int,
 ) -> SamplerState:
@@ -168,7 +166,9 @@ def advance(
     def body(carry: tuple[Array, SamplerState]) -> tuple[Array, SamplerState]:
         step, s = carry
         hidden, cache = decode(params, config, s.token, s.position, s.cache)
-        token, logprob = draw(logits(params, config, hidden), s.keys, s.count, sampling)
+        token, logprob = draw(
+            logits(params, config, hidden), s.keys, s.count, temperature, top_p
+        )
         # A slot at rest writes past the end, which drops it.
         at = jnp.where(s.live, s.count, limit)
         count = s.count + s.live

@@ -79,6 +79,13 @@ class Suite(abc.ABC):
     def task_type(self, task_id: str) -> str:
         """The kind of task, for tables per type."""
 
+    def is_admissible(self, action: str, observation: Observation) -> bool:
+        """Whether the world understands an action now; by default, whether it is listed.
+
+        A world whose list holds a template (`search[<your query>]`) overrides it.
+        """
+        return action in observation.admissible
+
     @abc.abstractmethod
     def make_env(self) -> TextEnv:
         """A new environment that can open any task of the suite."""

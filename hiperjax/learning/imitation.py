@@ -6,16 +6,32 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from hiperjax.learning.learner import reply_logprobs, take_reply
-from hiperjax.models.transformer import Params, TransformerConfig, forward
-from hiperjax.types import TurnRows
+from hiperjax.learning.batches import by_sequence, reply_logprobs, run_sequences
+from hiperjax.models.transformer import Params, TransformerConfig
+from hiperjax.types import Sequences, TurnRows
 
 
 class ImitationState(NamedTuple):
     policy: Params
     optimizer: Any
+
+
+class ImitationBatch(NamedTuple):
+    """Packed demonstrations."""
+
+    sequences: Sequences
+    reply: Int[Array, "S K R"]
+    reply_at: Int[Array, "S K"]
+    mask: Bool[Array, "S K R"]
+
+
+def make_batch(sequences: Sequences, rows: TurnRows) -> ImitationBatch:
+    """Packed turns on the device."""
+    laid = (by_sequence(jnp.asarray(x), sequences)
+            for x in (rows.reply, rows.reply_at, rows.response_mask))  # fmt: skip
+    return ImitationBatch(jax.tree.map(jnp.asarray, sequences), *laid)
 
 
 def make_optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
@@ -27,36 +43,28 @@ def make_optimizer(learning_rate: float, steps: int) -> optax.GradientTransforma
 
 
 def reply_loss(
-    policy: Params, config: TransformerConfig, rows: TurnRows, reply_length: int
+    policy: Params, config: TransformerConfig, batch: ImitationBatch
 ) -> Float[Array, ""]:
     """Mean negative log-prob of the reply tokens."""
-    start = jnp.argmax(rows.response_mask, axis=1).astype(jnp.int32)
-    hidden = forward(policy, config, rows.tokens, token_mask=rows.token_mask)
-    reply = take_reply(rows.tokens, start, reply_length)
-    mask = take_reply(rows.response_mask, start, reply_length)
-    mask &= start[:, None] + jnp.arange(reply_length) < rows.tokens.shape[1]
-    mask &= rows.row_mask[:, None]
-    logprobs, _ = reply_logprobs(policy, config, hidden, start, reply)
-    return -jnp.sum(jnp.where(mask, logprobs, 0.0)) / jnp.maximum(mask.sum(), 1)
+    hidden = run_sequences(policy, config, batch.sequences)
+    logprobs, _ = reply_logprobs(policy, config, hidden, batch.reply_at, batch.reply)
+    return -jnp.sum(jnp.where(batch.mask, logprobs, 0.0)) / jnp.maximum(batch.mask.sum(), 1)
 
 
-@partial(
-    jax.jit, static_argnames=("config", "optimizer", "reply_length"), donate_argnames="state"
-)
+@partial(jax.jit, static_argnames=("config", "optimizer"), donate_argnames="state")
 def imitate(
     state: ImitationState,
-    rows: TurnRows,
-    order: Int[Array, "M n"],
+    batch: ImitationBatch,
+    order: Int[Array, "M s"],
     *,
     config: TransformerConfig,
     optimizer: optax.GradientTransformation,
-    reply_length: int,
 ) -> tuple[ImitationState, Float[Array, ""]]:
-    """One optimizer step for each minibatch `order` lists; returns their mean loss."""
+    """One optimizer step for each minibatch of sequences `order` lists; returns their mean loss."""
 
     def step(state: ImitationState, index: Array) -> tuple[ImitationState, Array]:
-        part = jax.tree.map(lambda x: x[index], rows)
-        loss, grads = jax.value_and_grad(reply_loss)(state.policy, config, part, reply_length)
+        part = jax.tree.map(lambda x: x[index], batch)
+        loss, grads = jax.value_and_grad(reply_loss)(state.policy, config, part)
         moves, moved = optimizer.update(grads, state.optimizer, state.policy)
         return ImitationState(optax.apply_updates(state.policy, moves), moved), loss
 
@@ -64,9 +72,9 @@ def imitate(
     return state, losses.mean()
 
 
-@partial(jax.jit, static_argnames=("config", "reply_length"))
+@partial(jax.jit, static_argnames="config")
 def measure_loss(
-    policy: Params, rows: TurnRows, *, config: TransformerConfig, reply_length: int
+    policy: Params, batch: ImitationBatch, *, config: TransformerConfig
 ) -> Float[Array, ""]:
     """Loss on held-out turns."""
-    return reply_loss(policy, config, rows, reply_length)
+    return reply_loss(policy, config, batch)

@@ -16,13 +16,13 @@ Metrics = dict[str, Array]
 class LossInputs(NamedTuple):
     """Reply tokens of one (micro-)batch: `n` rows, `R` reply positions."""
 
-    logprobs: Float[Array, "n R"]
-    old_logprobs: Float[Array, "n R"]
-    ref_logprobs: Float[Array, "n R"]
+    logprobs: Float[Array, "*n R"]
+    old_logprobs: Float[Array, "*n R"]
+    ref_logprobs: Float[Array, "*n R"]
     """under the reference policy; equal to `logprobs` where there is none"""
-    entropy: Float[Array, "n R"]
-    advantage: Float[Array, "n R"]
-    mask: Bool[Array, "n R"]
+    entropy: Float[Array, "*n R"]
+    advantage: Float[Array, "*n R"]
+    mask: Bool[Array, "*n R"]
     """tokens that count; whatever stands elsewhere has no influence on loss or gradient"""
 
 
@@ -76,10 +76,10 @@ def ppo_loss(
 
 
 def value_loss(
-    values: Float[Array, "n 3"],
-    old_values: Float[Array, "n 3"],
-    targets: Float[Array, "n 3"],
-    mask: Bool[Array, "n 3"],
+    values: Float[Array, "*n 3"],
+    old_values: Float[Array, "*n 3"],
+    targets: Float[Array, "*n 3"],
+    mask: Bool[Array, "*n 3"],
     denominator: Float[Array, "3"],
     *,
     value_clip: float | None,
@@ -92,16 +92,16 @@ def value_loss(
     if value_clip is not None:
         near = old_values + jnp.clip(values - old_values, -value_clip, value_clip)
         error = jnp.maximum(error, (near - targets) ** 2)
-    heads = jnp.where(mask, error, 0.0).sum(axis=0) / denominator
+    heads = jnp.where(mask, error, 0.0).reshape(-1, 3).sum(axis=0) / denominator
     names = ("value_loss_low", "value_loss_high", "value_loss_term")
     return LossOutputs(heads.sum(), dict(zip(names, heads, strict=True)))
 
 
 def switch_rate_loss(
-    logprobs: Float[Array, "n R"],
-    switch_tokens: Bool[Array, "n R"],
-    switched: Bool[Array, " n"],
-    counted: Bool[Array, " n"],
+    logprobs: Float[Array, "*n R"],
+    switch_tokens: Bool[Array, "*n R"],
+    switched: Bool[Array, "*n"],
+    counted: Bool[Array, "*n"],
     target: float,
 ) -> Float[Array, ""]:
     """Squared distance between the mean probability of SWITCH and its target.
@@ -122,8 +122,8 @@ def switch_rate_loss(
 
 
 def token_logprobs(
-    logits: Float[Array, "n R V"], tokens: Array
-) -> tuple[Float[Array, "n R"], Float[Array, "n R"]]:
+    logits: Float[Array, "*n R V"], tokens: Array
+) -> tuple[Float[Array, "*n R"], Float[Array, "*n R"]]:
     """Log-prob of each token and entropy of its distribution, in float32."""
     logits = logits.astype(jnp.float32)
     normalizer = jax.nn.logsumexp(logits, axis=-1)

@@ -1,15 +1,28 @@
 """list[Trajectory] -> PackedBatch: the border from ragged to fixed shape.
 
-Left of this file nothing is traced; right of it everything is an array. Rows beyond the turns of the
-batch and trajectories beyond its episodes are padding of weight zero: nothing is ever duplicated or
-dropped.
+Left of this file nothing is traced; right of it everything is an array. Turns are packed into
+sequences by best fit, longest first; what is left over, in tokens, rows and trajectories, is padding
+of weight zero. Nothing is ever duplicated or dropped.
 """
 
+import bisect
 from collections.abc import Hashable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from hiperjax.types import Ending, PackedBatch, Span, Trajectory, Turn, TurnGrid, TurnRows
+from hiperjax.types import (
+    Ending,
+    PackedBatch,
+    Sequences,
+    Span,
+    Trajectory,
+    Turn,
+    TurnGrid,
+    TurnRows,
+)
+
+_SPANS = ("switch", "subgoal", "action")
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -17,48 +30,117 @@ def round_up(size: int, multiple: int) -> int:
     return max(1, -(-size // multiple)) * multiple
 
 
-def _mark(mask: np.ndarray, row: int, offset: int, span: Span) -> None:
-    mask[row, offset + span[0] : offset + span[1]] = True
+class Layout(NamedTuple):
+    """Where each turn goes: `bins[i]` lists the turns of sequence i in the order they stand."""
+
+    bins: list[list[int]]
+    length: int
+    """tokens a sequence holds"""
 
 
-def pack_turns(turns: Sequence[Turn], *, row_multiple: int, length_multiple: int) -> TurnRows:
-    """One row a turn: prompt, reply, padding; the length is the longest's, rounded up.
+def lay_out(sizes: Sequence[int], *, length: int, per_sequence: int, seed: int = 0) -> Layout:
+    """Best fit, longest first; ties in random order, so that neighbors are not of one episode.
+
+    `length` grows to a multiple of 16 that holds the longest turn, if it does not already.
+    """
+    length = max(length, round_up(max(sizes, default=1), 16))
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    order = order[np.argsort(-np.asarray(sizes, int)[order], kind="stable")]
+    bins: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (tokens left, bin), sorted; full bins leave the list
+    for turn in order.tolist():
+        at = bisect.bisect_left(room, (sizes[turn], -1))
+        if at == len(room):
+            bins.append([])
+            left, where = length, len(bins) - 1
+        else:
+            left, where = room.pop(at)
+        bins[where].append(turn)
+        if len(bins[where]) < per_sequence:
+            bisect.insort(room, (left - sizes[turn], where))
+    return Layout(bins, length)
+
+
+def pack_turns(
+    turns: Sequence[Turn],
+    *,
+    length: int,
+    per_sequence: int,
+    capacity: int = 1,
+    multiple: int = 1,
+    reply_length: int = 1,
+    seed: int = 0,
+) -> tuple[Sequences, TurnRows, np.ndarray]:
+    """Pack turns; returns sequences, rows, and the row of each turn.
+
+    Args:
+      turns: what to pack.
+      length: tokens a sequence; grows where a turn is longer.
+      per_sequence: turns a sequence at most.
+      capacity: sequences at least.
+      multiple: where the turns need more, their number is a multiple of this.
+      reply_length: reply tokens a row at least; a multiple of 8 that holds the longest reply.
+      seed: order of turns of equal length.
 
     `value_at` points at the token before the reply for the high and term heads, and at the last
     token of the subgoal block for the low head; a malformed reply has no such place, and its low
     value is read before the reply too.
     """
-    n = round_up(len(turns), row_multiple)
-    longest = max((len(t.prompt_ids) + len(t.response_ids) for t in turns), default=1)
-    length = round_up(longest, length_multiple)
-    tokens = np.zeros((n, length), np.int32)
-    logprobs = np.zeros((n, length), np.float32)
-    masks = {k: np.zeros((n, length), bool) for k in ("token", "response", *_SPANS)}
-    value_at = np.zeros((n, 3), np.int32)
-    for i, turn in enumerate(turns):
-        start, end = len(turn.prompt_ids), len(turn.prompt_ids) + len(turn.response_ids)
-        tokens[i, :start], tokens[i, start:end] = turn.prompt_ids, turn.response_ids
-        logprobs[i, start:end] = turn.behavior_logprobs
-        masks["token"][i, :end] = True
-        masks["response"][i, start:end] = True
-        for name in _SPANS:
-            _mark(masks[name], i, start, getattr(turn.blocks, f"{name}_span"))
-        after_subgoal = start + turn.blocks.subgoal_span[1] - 1
-        value_at[i] = (after_subgoal if turn.blocks.well_formed else start - 1, start - 1, start - 1)
-    return TurnRows(
-        tokens=tokens,
-        token_mask=masks["token"],
-        response_mask=masks["response"],
-        switch_mask=masks["switch"],
-        subgoal_mask=masks["subgoal"],
-        action_mask=masks["action"],
-        behavior_logprobs=logprobs,
-        value_at=value_at,
-        row_mask=np.arange(n) < len(turns),
+    sizes = [len(t.prompt_ids) + len(t.response_ids) for t in turns]
+    layout = lay_out(sizes, length=length, per_sequence=per_sequence, seed=seed)
+    shape = max(capacity, round_up(len(layout.bins), multiple)), layout.length
+    longest = max((len(t.response_ids) for t in turns), default=1)
+    sequences, rows = _empty(shape, per_sequence, max(reply_length, round_up(longest, 8)))
+    row_of = np.zeros(len(turns), np.int32)
+    for where, members in enumerate(layout.bins):
+        at = 0
+        for slot, turn in enumerate(members):
+            row_of[turn] = where * per_sequence + slot
+            _write(sequences, rows, turns[turn], int(row_of[turn]), where, at, slot + 1)
+            at += sizes[turn]
+    return sequences, rows, row_of
+
+
+def _empty(shape: tuple[int, int], per_sequence: int, reply: int) -> tuple[Sequences, TurnRows]:
+    n = shape[0] * per_sequence
+    sequences = Sequences(
+        tokens=np.zeros(shape, np.int32),
+        token_mask=np.zeros(shape, bool),
+        segment=np.zeros(shape, np.int32),
+        position=np.zeros(shape, np.int32),
     )
+    masks = {f"{name}_mask": np.zeros((n, reply), bool) for name in ("response", *_SPANS)}
+    rows = TurnRows(
+        reply=np.zeros((n, reply), np.int32),
+        behavior_logprobs=np.zeros((n, reply), np.float32),
+        reply_at=np.ones(n, np.int32),
+        value_at=np.zeros((n, 3), np.int32),
+        row_mask=np.zeros(n, bool),
+        **masks,
+    )
+    return sequences, rows
 
 
-_SPANS = ("switch", "subgoal", "action")
+def _write(
+    sequences: Sequences, rows: TurnRows, turn: Turn, row: int, where: int, at: int, segment: int
+) -> None:
+    start, count = at + len(turn.prompt_ids), len(turn.response_ids)
+    end = start + count
+    sequences.tokens[where, at:start] = turn.prompt_ids
+    sequences.tokens[where, start:end] = turn.response_ids
+    sequences.token_mask[where, at:end] = True
+    sequences.segment[where, at:end] = segment
+    sequences.position[where, at:end] = np.arange(end - at)
+    rows.reply[row, :count] = turn.response_ids
+    rows.behavior_logprobs[row, :count] = turn.behavior_logprobs
+    rows.response_mask[row, :count] = True
+    for name in _SPANS:
+        span: Span = getattr(turn.blocks, f"{name}_span")
+        getattr(rows, f"{name}_mask")[row, span[0] : span[1]] = True
+    after_subgoal = start + turn.blocks.subgoal_span[1] - 1
+    low = after_subgoal if turn.blocks.well_formed else start - 1
+    rows.reply_at[row], rows.value_at[row] = start, (low, start - 1, start - 1)
+    rows.row_mask[row] = True
 
 
 def intern(keys: Iterable[Hashable]) -> list[int]:
@@ -90,9 +172,13 @@ def _check(trajectory: Trajectory) -> None:
 
 
 def pack_grid(
-    trajectories: Sequence[Trajectory], *, max_turns: int, trajectory_multiple: int = 1
+    trajectories: Sequence[Trajectory],
+    row_of: np.ndarray,
+    *,
+    max_turns: int,
+    trajectory_multiple: int = 1,
 ) -> TurnGrid:
-    """Scalars of `B x T` turns; rows are numbered trajectory by trajectory, turn by turn.
+    """Scalars of `B x T` turns; `row_of` is the row of each turn, trajectory by trajectory.
 
     Raises:
       ValueError: a trajectory longer than `max_turns`, or one that breaks the contract of its type.
@@ -128,8 +214,7 @@ def pack_grid(
             raise ValueError(
                 f"trajectory of task {trajectory.task_id}: {k} turns; expected at most {max_turns}"
             )
-        _check(trajectory)
-        grid.row[i, :k] = np.arange(row, row + k)
+        grid.row[i, :k] = row_of[row : row + k]
         grid.mask[i, :k] = True
         grid.boundary[i, :k] = [turn.blocks.switch for turn in turns]
         grid.reward[i, :k] = [turn.reward for turn in turns]
@@ -148,29 +233,48 @@ def pack(
     trajectories: Sequence[Trajectory],
     *,
     max_turns: int,
-    row_multiple: int = 1,
-    length_multiple: int = 16,
+    length: int = 16,
+    per_sequence: int = 1,
+    capacity: int = 1,
+    multiple: int = 1,
+    reply_length: int = 1,
     trajectory_multiple: int = 1,
+    seed: int = 0,
 ) -> PackedBatch:
-    """Pack whole trajectories. Shapes are rounded up so that few programs are compiled.
+    """Pack whole trajectories; arguments as in `pack_turns` and `pack_grid`.
 
     Raises:
       ValueError: as `pack_grid`.
     """
-    grid = pack_grid(trajectories, max_turns=max_turns, trajectory_multiple=trajectory_multiple)
+    for trajectory in trajectories:
+        _check(trajectory)
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
-    rows = pack_turns(turns, row_multiple=row_multiple, length_multiple=length_multiple)
-    return PackedBatch(rows=rows, grid=grid)
+    sequences, rows, row_of = pack_turns(
+        turns,
+        length=length,
+        per_sequence=per_sequence,
+        capacity=capacity,
+        multiple=multiple,
+        reply_length=reply_length,
+        seed=seed,
+    )
+    grid = pack_grid(
+        trajectories, row_of, max_turns=max_turns, trajectory_multiple=trajectory_multiple
+    )
+    used = int(sequences.token_mask.any(axis=1).sum())
+    return PackedBatch(sequences, rows, grid, used)
 
 
 def pack_prompts(
-    prompts: Sequence[np.ndarray | None], *, length_multiple: int, row_multiple: int = 1
+    prompts: Sequence[np.ndarray | None], *, length: int, rows: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Right-padded prompts `[B, L]` and their lengths `[B]`; a missing one is a single pad token."""
-    n = round_up(len(prompts), row_multiple)
+    """Right-padded prompts `[B, L]` and their lengths `[B]`; a missing one is a single pad token.
+
+    `length` and `rows` grow where they do not suffice.
+    """
     longest = max((len(p) for p in prompts if p is not None), default=1)
-    tokens = np.zeros((n, round_up(longest, length_multiple)), np.int32)
-    lengths = np.ones(n, np.int32)
+    tokens = np.zeros((max(rows, len(prompts)), max(length, round_up(longest, 16))), np.int32)
+    lengths = np.ones(len(tokens), np.int32)
     for i, prompt in enumerate(prompts):
         if prompt is not None:
             tokens[i, : len(prompt)] = prompt

@@ -1,0 +1,184 @@
+"""From scores to credit on every reply token: pure functions between critic, estimator and update."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from hiperjax.learning.advantages import (
+    Credit,
+    CreditInputs,
+    blocks_present,
+    shape_rewards,
+    spread,
+    whiten,
+)
+from hiperjax.learning.batches import LearnerBatch, Scores, by_sequence, to_rows
+from hiperjax.learning.losses import Metrics
+from hiperjax.models.heads import apply_heads
+from hiperjax.types import PackedBatch
+
+STREAMS = ("low", "high", "term")
+
+
+def per_head(heads: Any, features: Float[Array, "*n 3 F"]) -> Float[Array, "*n 3"]:
+    """Each head at its own place."""
+    return jnp.einsum("...hf,fh->...h", features.astype(jnp.float32), heads["kernel"]) + heads["bias"]
+
+
+def gather_inputs(
+    heads: Any,
+    features: Float[Array, "N 3 F"],
+    final_features: Float[Array, "B F"],
+    batch: PackedBatch,
+    *,
+    reward_scale: float,
+    bootstrap: bool,
+    **penalties: Any,
+) -> tuple[CreditInputs, dict[str, Array]]:
+    """Values on the grid, shaped rewards and bootstraps: all an estimator may ask for.
+
+    Args:
+      heads: of the critic.
+      features: what each head reads of each row.
+      final_features: what the heads read after the last turn of each episode.
+      reward_scale: multiplies the environment's reward.
+      bootstrap: value the state after a truncated episode's last turn; else it counts as zero.
+      penalties: of `shape_rewards`.
+    """
+    grid = batch.grid
+    on_grid = jnp.where(grid.mask[..., None], per_head(heads, features)[grid.row], 0.0)
+    malformed = grid.mask & ~grid.well_formed
+    reward, terms = shape_rewards(
+        reward_scale * grid.reward,
+        grid.mask,
+        grid.mask & ~grid.boundary,
+        invalid=malformed,
+        keep_violation=grid.keep_violation,
+        **penalties,
+    )
+    # After a cut the next turn may keep or switch: its value is the one before that choice.
+    final = apply_heads(heads, final_features)[:, 2] * bootstrap
+    has_switch, has_subgoal = blocks_present(batch.rows, grid)
+    inputs = CreditInputs(
+        reward=reward,
+        mask=grid.mask,
+        boundary=grid.boundary,
+        terminated=grid.terminated,
+        v_low=on_grid[..., 0],
+        v_high=on_grid[..., 1],
+        v_term=on_grid[..., 2],
+        bootstrap_low=final,
+        bootstrap_high=final,
+        bootstrap_term=final,
+        low_fit=grid.mask & grid.well_formed,
+        has_subgoal=has_subgoal,
+        has_switch=has_switch,
+        success=grid.success,
+        group_id=grid.group_id,
+        state_id=grid.state_id,
+        final_state_id=grid.final_state_id,
+        invalid=malformed,
+        n_tok=grid.reply_tokens,
+    )
+    return inputs, terms
+
+
+def list_targets(credit: Credit, batch: PackedBatch) -> tuple[Array, Array]:
+    """Value targets and fit masks of the three heads, by row."""
+    target = jnp.stack([credit.ret_low, credit.ret_high, credit.ret_term], axis=-1)
+    mask = jnp.stack([credit.fit_low, credit.fit_high, credit.fit_term], axis=-1)
+    return to_rows(target, batch.grid, batch.rows), to_rows(mask, batch.grid, batch.rows)
+
+
+def prepare_batch(
+    credit: Credit,
+    inputs: CreditInputs,
+    batch: PackedBatch,
+    scores: Scores,
+    *,
+    hierarchical: bool,
+    whitening: str,
+    weights: tuple[float, float, float],
+) -> LearnerBatch:
+    """Whiten, spread onto tokens, and lay everything out by sequence."""
+    sequences, rows, grid, _ = batch
+    advantages = [
+        whiten(getattr(credit, f"adv_{name}"), getattr(credit, f"mask_{name}"), whitening)
+        for name in STREAMS
+    ]
+    advantage, loss_mask = spread(
+        *advantages,
+        rows,
+        grid,
+        hierarchical=hierarchical,
+        w_low=weights[0],
+        w_high=weights[1],
+        w_term=weights[2],
+    )
+    target, value_mask = list_targets(credit, batch)
+    first = jnp.arange(grid.mask.shape[1]) == 0
+    values = jnp.stack([inputs.v_low, inputs.v_high, inputs.v_term], axis=-1)
+    by_row = dict(
+        reply=rows.reply,
+        reply_at=rows.reply_at,
+        advantage=advantage,
+        loss_mask=loss_mask,
+        old_logprobs=rows.behavior_logprobs,
+        ref_logprobs=scores.ref_logprobs,
+        switch_tokens=rows.switch_mask,
+        switched=to_rows(grid.boundary, grid, rows),
+        chose=to_rows(grid.mask & grid.well_formed & ~first, grid, rows),
+        value_at=rows.value_at,
+        value_target=target,
+        value_mask=value_mask,
+        old_value=to_rows(values, grid, rows),
+    )
+    laid = {name: by_sequence(jnp.asarray(x), sequences) for name, x in by_row.items()}
+    return LearnerBatch(sequences=sequences, **laid)
+
+
+def measure_credit(
+    credit: Credit,
+    terms: dict[str, Array],
+    batch: PackedBatch,
+    scores: Scores,
+    prepared: LearnerBatch,
+    heads: tuple[str, ...],
+) -> Metrics:
+    """Spread of each stream, explained variance of each head in use, shaping terms an episode, and
+    the mismatch between the sampler's log-probs and the learner's."""
+    rows, grid = batch.rows, batch.grid
+    reply = rows.response_mask & rows.row_mask[:, None]
+    gap = jnp.where(reply, jnp.abs(scores.logprobs - rows.behavior_logprobs), 0.0)
+    metrics = {
+        "mismatch_max": gap.max(),
+        "mismatch_mean": gap.sum() / jnp.maximum(reply.sum(), 1),
+    }
+    episodes = jnp.maximum(grid.mask.any(axis=1).sum(), 1)
+    metrics |= {f"reward_{name}": term.sum() / episodes for name, term in terms.items()}
+    for i, name in enumerate(STREAMS):
+        mask = getattr(credit, f"mask_{name}")
+        mean, variance = _moments(getattr(credit, f"adv_{name}"), mask)
+        metrics[f"advantage_mean_{name}"] = mean
+        metrics[f"advantage_std_{name}"] = jnp.sqrt(variance)
+        if name in heads:
+            metrics[f"explained_variance_{name}"] = explained_variance(
+                prepared.old_value[..., i], prepared.value_target[..., i], prepared.value_mask[..., i]
+            )
+    return metrics
+
+
+def _moments(x: Array, mask: Array) -> tuple[Array, Array]:
+    count = jnp.maximum(mask.sum(), 1)
+    mean = jnp.sum(jnp.where(mask, x, 0.0)) / count
+    return mean, jnp.sum(jnp.where(mask, (x - mean) ** 2, 0.0)) / count
+
+
+def explained_variance(
+    values: Float[Array, "*n"], targets: Float[Array, "*n"], mask: Bool[Array, "*n"]
+) -> Float[Array, ""]:
+    """1 - Var(target - value) / Var(target) over the places a head is fitted at."""
+    residual = _moments(targets - values, mask)[1]
+    return 1 - residual / jnp.maximum(_moments(targets, mask)[1], 1e-8)
+

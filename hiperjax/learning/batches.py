@@ -1,0 +1,116 @@
+"""What the learner passes from step to step, and how turns are read out of packed sequences."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from hiperjax.learning.losses import token_logprobs
+from hiperjax.models.transformer import Params, TransformerConfig, forward, logits
+from hiperjax.types import Sequences, TurnGrid, TurnRows
+
+
+class Scores(NamedTuple):
+    """What one forward pass reads of a batch."""
+
+    value_hidden: Float[Array, "N 3 D"]
+    """hidden state each head reads"""
+    final_hidden: Float[Array, "B D"]
+    """hidden state at the end of the prompt after the last turn"""
+    logprobs: Float[Array, "N R"]
+    ref_logprobs: Float[Array, "N R"]
+
+
+class LearnerBatch(NamedTuple):
+    """A batch ready for the update: `S` sequences, `K` rows in each, `R` reply positions."""
+
+    sequences: Sequences
+    reply: Int[Array, "S K R"]
+    reply_at: Int[Array, "S K"]
+    advantage: Float[Array, "S K R"]
+    loss_mask: Bool[Array, "S K R"]
+    old_logprobs: Float[Array, "S K R"]
+    ref_logprobs: Float[Array, "S K R"]
+    switch_tokens: Bool[Array, "S K R"]
+    switched: Bool[Array, "S K"]
+    chose: Bool[Array, "S K"]
+    """rows that could have kept or switched: well-formed, not turn 0"""
+    value_at: Int[Array, "S K 3"]
+    value_target: Float[Array, "S K 3"]
+    value_mask: Bool[Array, "S K 3"]
+    old_value: Float[Array, "S K 3"]
+
+
+def run_sequences(
+    params: Params, config: TransformerConfig, sequences: Sequences
+) -> Float[Array, "s C D"]:
+    """Hidden states; a turn's are those it would have alone in its sequence."""
+    return forward(
+        params,
+        config,
+        jnp.asarray(sequences.tokens),
+        token_mask=jnp.asarray(sequences.token_mask),
+        positions=jnp.asarray(sequences.position),
+        segments=jnp.asarray(sequences.segment),
+    )
+
+
+def read(hidden: Float[Array, "s C D"], at: Int[Array, "s *K"]) -> Float[Array, "s *K D"]:
+    """Hidden states at positions of their own sequence (clipped to its ends)."""
+    flat = jnp.clip(at.reshape(at.shape[0], -1, 1), 0, hidden.shape[1] - 1)
+    found = jnp.take_along_axis(hidden, flat, axis=1)
+    return found.reshape(*at.shape, hidden.shape[-1])
+
+
+def reply_logprobs(
+    params: Params,
+    config: TransformerConfig,
+    hidden: Float[Array, "s C D"],
+    reply_at: Int[Array, "s K"],
+    reply: Int[Array, "s K R"],
+) -> tuple[Float[Array, "s K R"], Float[Array, "s K R"]]:
+    """Log-probs and entropies at reply positions only: each is read one token earlier."""
+    before = reply_at[..., None] - 1 + jnp.arange(reply.shape[-1])
+    return token_logprobs(logits(params, config, read(hidden, before)), reply)
+
+
+def by_sequence(x: Array, sequences: Sequences) -> Array:
+    """Rows `[N, ...]` as `[S, K, ...]`."""
+    return jnp.reshape(x, (sequences.tokens.shape[0], -1, *x.shape[1:]))
+
+
+def to_rows(x: Array, grid: TurnGrid, rows: TurnRows) -> Array:
+    """Grid scalars to their rows; rows of no turn are zero."""
+    n = rows.row_mask.shape[0]
+    at = jnp.where(grid.mask, grid.row, n)
+    return jnp.zeros((n, *x.shape[2:]), x.dtype).at[at].set(x, mode="drop")
+
+
+def map_used(function: Any, tree: Any, count: Int[Array, ""], size: int) -> Any:
+    """`function` over leading-axis slices of `size`, of the first `count` elements only.
+
+    What lies beyond is zero in the result. The number of slices is dynamic: one compilation serves
+    batches of any fill.
+    """
+    total = jax.tree.leaves(tree)[0].shape[0]
+    size = min(size, total)
+    padded = -(-total // size) * size
+    tree = jax.tree.map(
+        lambda x: jnp.pad(x, [(0, padded - total)] + [(0, 0)] * (x.ndim - 1)), tree
+    )
+
+    def part(i: Array) -> Any:
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * size, size), tree)
+
+    def step(i: Array, out: Any) -> Any:
+        return jax.tree.map(
+            lambda whole, new: jax.lax.dynamic_update_slice_in_dim(whole, new, i * size, 0),
+            out,
+            function(part(i)),
+        )
+
+    shapes = jax.eval_shape(lambda: function(part(jnp.int32(0))))
+    empty = jax.tree.map(lambda s: jnp.zeros((padded, *s.shape[1:]), s.dtype), shapes)
+    out = jax.lax.fori_loop(0, -(-count // size), step, empty)
+    return jax.tree.map(lambda x: x[:total], out)
