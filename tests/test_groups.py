@@ -214,8 +214,12 @@ SMALL = {
     "graphgpo": lambda x: anchors.graphgpo(*common(x), x["success"], x["state"], x["final"]),
     "g2po": lambda x: anchors.g2po(*common(x), x["success"], x["state"]),
     "beacon": lambda x: anchors.beacon(*common(x), x["milestone"]),
-}  # fmt: skip
+}
 JITTED = {name: jax.jit(f) for name, f in SMALL.items()}
+
+
+def keys(x: dict) -> tuple:
+    return x["reward"], x["mask"], x["group"], x["state"]
 
 
 def common(x: dict) -> tuple:
@@ -250,8 +254,7 @@ def test_tasks_are_judged_apart():
 
 def test_identities_between_rivals():
     x = random_batch(3) | {"penalty": jnp.zeros((12, 6))}
-    keys = (x["reward"], x["mask"], x["group"], x["state"])
-    raw = anchors.gagpo(*keys, gamma=0.95, lambda_turn=1.0, raw=True)
+    raw = anchors.gagpo(*keys(x), gamma=0.95, lambda_turn=1.0, raw=True)
     step = anchors.gigpo(*common(x), x["state"], gamma=0.95, std=False) - groups.grpo(
         *common(x), std=False
     )
@@ -268,7 +271,9 @@ def test_identities_between_rivals():
     centered = groups.grpo(*common(x), std=False, over="episodes")
     members = (x["group"][:, None] == x["group"][None]) & x["mask"].any(1)[None]
     n = members.sum(1)[:, None].astype(jnp.float32)
-    np.testing.assert_allclose(groups.rloo(*common(x)), centered * (n / jnp.maximum(n - 1, 1)), atol=2e-5)
+    np.testing.assert_allclose(
+        groups.rloo(*common(x)), centered * (n / jnp.maximum(n - 1, 1)), atol=2e-5
+    )
     hgpo = anchors.hgpo(*common(x), x["state"], gamma=0.95, history=0, std=False)
     np.testing.assert_allclose(hgpo, step, atol=2e-5)
 

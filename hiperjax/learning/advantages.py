@@ -96,10 +96,10 @@ def spread(
     grid: TurnGrid,
     *,
     hierarchical: bool,
-    w_low: float = 1.0,
-    w_high: float = 1.0,
-    w_term: float = 1.0,
-) -> tuple[Float[Array, "N L"], Bool[Array, "N L"]]:
+    w_low: float | Float[Array, ""] = 1.0,
+    w_high: float | Float[Array, ""] = 1.0,
+    w_term: float | Float[Array, ""] = 1.0,
+) -> tuple[Float[Array, "N R"], Bool[Array, "N R"]]:
     """Write turn advantages onto tokens; the loss mask says which tokens got one.
 
     Hierarchical: low on action tokens, high on the subgoal tokens of boundary turns, term on switch

@@ -14,6 +14,7 @@ Two ways to run the recursion, same signature and same results to rounding:
 `experiments/bench_hae.py`), and the twin on accelerators, where a step of a loop costs a launch.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -31,6 +32,9 @@ from hiperjax_kernels.hae import (
     select,
 )
 
+NOBODY = -1
+"""trajectory after the last of a stream"""
+
 
 def hae_packed(
     inputs: HaeInputs,
@@ -45,7 +49,8 @@ def hae_packed(
     Args:
       inputs: turns `[N]`; `bootstrap_*` are `[N]` too and read at the last turn of a trajectory.
         The first turn of every trajectory is a boundary.
-      trajectory: id of the trajectory of each turn; equal ids are contiguous up to masked slots.
+      trajectory: id of the trajectory of each turn, not negative; equal ids are contiguous up to
+        masked slots.
       lambda_turn, lambda_segment, lambda_boundary: as for `hae`.
 
     Returns:
@@ -86,11 +91,32 @@ def hae_packed_associative(
     return run_packed(inputs, trajectory, find=associate_successors, lambdas=lambdas)
 
 
-def run_packed(inputs: HaeInputs, trajectory, *, find, lambdas: Lambdas) -> HaeOutputs:
+def run_packed(
+    inputs: HaeInputs,
+    trajectory: Int[Array, " N"],
+    *,
+    find: Callable[[HaeInputs, Array, Lambdas], Successor],
+    lambdas: Lambdas,
+) -> HaeOutputs:
     """Blank, find every turn's successor by `find`, read the credit."""
     inputs = blank_masked(inputs)
-    after = find(inputs, last_turns(trajectory, inputs.mask), lambdas)
-    return read_credit(inputs, after, lambdas)
+    return read_credit(inputs, find(inputs, trajectory, lambdas), lambdas)
+
+
+def scan_successors(inputs: HaeInputs, trajectory: Int[Array, " N"], lambdas: Lambdas) -> Successor:
+    """Each turn's successor, one turn at a time from the end of the stream."""
+    zero = jnp.zeros((), inputs.reward.dtype)
+    nothing = (Successor(zero, zero, zero), jnp.full((), NOBODY, trajectory.dtype))
+
+    def step(carry, slot):
+        (after, following), (turn, here) = carry, slot
+        end = Successor(turn.bootstrap_high, zero, turn.bootstrap_low)
+        after = select(here != following, end, after)
+        before = (become_successor(turn, after, lambdas), here)
+        return jax.tree.map(lambda new, old: jnp.where(turn.mask, new, old), before, carry), after
+
+    _, after = jax.lax.scan(step, nothing, (inputs, trajectory), reverse=True)
+    return after
 
 
 def last_turns(trajectory: Int[Array, " N"], mask: Bool[Array, " N"]) -> Bool[Array, " N"]:
@@ -103,22 +129,11 @@ def last_turns(trajectory: Int[Array, " N"], mask: Bool[Array, " N"]) -> Bool[Ar
     return mask & ((after == mask.shape[0]) | (following != trajectory))
 
 
-def scan_successors(inputs: HaeInputs, last: Bool[Array, " N"], lambdas: Lambdas) -> Successor:
-    """Each turn's successor, one turn at a time from the end of the stream."""
-
-    def step(after: Successor, slot: tuple[HaeInputs, Array]) -> tuple[Successor, Successor]:
-        turn, is_last = slot
-        end = Successor(turn.bootstrap_high, jnp.zeros_like(turn.reward), turn.bootstrap_low)
-        after = select(is_last, end, after)
-        return select(turn.mask, become_successor(turn, after, lambdas), after), after
-
-    zero = jnp.zeros((), inputs.reward.dtype)
-    _, after = jax.lax.scan(step, Successor(zero, zero, zero), (inputs, last), reverse=True)
-    return after
-
-
-def associate_successors(inputs: HaeInputs, last: Bool[Array, " N"], lambdas: Lambdas) -> Successor:
+def associate_successors(
+    inputs: HaeInputs, trajectory: Int[Array, " N"], lambdas: Lambdas
+) -> Successor:
     """Each turn's successor by three linear recurrences: G, then D, then W."""
+    last = last_turns(trajectory, inputs.mask)
     mask, cut, g = inputs.mask, inputs.mask & inputs.boundary, inputs.discount
     solve = partial(solve_backward, last=last)
     one, zero = jnp.ones_like(g), jnp.zeros_like(g)
