@@ -1,6 +1,7 @@
 """One interface, one behavior: backends agree, and what raises is data."""
 
 import os
+import sys
 
 import pytest
 
@@ -81,11 +82,16 @@ def test_an_environment_that_raises_loses_only_its_episode(fragile, backend):
     workers.close()
 
 
-def test_a_worker_that_dies_is_replaced_and_its_episodes_are_reported(fragile):
-    workers = make_workers(fragile, backend="process", num_workers=2)
+@pytest.mark.parametrize(("backend", "reason"), [("process", "exit code 7"), ("ray", "Ray actor")])
+def test_a_worker_that_dies_is_replaced_and_its_episodes_are_reported(fragile, backend, reason):
+    if backend == "ray":
+        ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+        # actors cannot import this file
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    workers = make_workers(fragile, backend=backend, num_workers=2)
     workers.reset([0, 1, 2, 3], ["only"] * 4)
     results = workers.step([0, 1], ["die", "look"])
-    assert isinstance(results[0], EnvFailure) and "exit code 7" in results[0].error
+    assert isinstance(results[0], EnvFailure) and reason in results[0].error
     assert isinstance(results[1], Step)
     lost, kept = workers.step([2, 3], ["look", "look"])  # slot 2 lived in the same worker
     assert isinstance(lost, EnvFailure) and isinstance(kept, Step)
