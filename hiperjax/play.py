@@ -126,7 +126,8 @@ def play(
     observation = env.reset(task_id)
     player.reset(observation)
     limit = max_turns or suite.max_turns
-    write(f"{suite.name}: {task_id}, at most {limit} turns\n\n{observation.text}")
+    write(f"{suite.name}: {task_id}, at most {limit} turns\ntask: {observation.task}\n")
+    write(observation.text)
     plans: list[Plan] = []
     success = ended = False
     while not ended and len(plans) < limit:

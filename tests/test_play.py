@@ -42,7 +42,7 @@ def test_a_person_plays_by_name_and_number():
     assert [plan.action for plan in recording.plans][2:] == ["nonsense", "99"]
     assert recording.plans[0].action == plans[0].action
     assert "Nothing happens." in "".join(shown) and shown[-1] == "Not solved after 4 turns."
-    first = shown[1].split("\n")[0]
+    first = shown[2].split("\n")[0]
     assert first.startswith("  1 ") and shown[0].startswith("household-tiny")
 
 

@@ -1,7 +1,7 @@
 """Writing generated games as `game.tw-pddl` files that ALFWorld's own engine loads and plays."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hiperjax.envs.alfworld.games import GAME_FILE
@@ -22,13 +22,22 @@ _TREATED = {
 
 
 def write_games(
-    folder: Path, split: str, count: int, *, seed: int = 0, dials: Dials | None = None
+    folder: Path,
+    split: str,
+    count: int,
+    *,
+    task_types: Sequence[str] = TASK_TYPES,
+    seed: int = 0,
+    dials: Dials | None = None,
 ) -> list[Path]:
-    """Write `count` generated games below `folder/split`, task types in turn; their files."""
+    """Write `count` generated games below `folder/split`, task types in turn; their files.
+
+    They are the first `count` tasks of `HouseholdSuite` with the same size, types, seed and dials.
+    """
     dials = dials or Dials()
     paths = []
     for index in range(count):
-        kind = TASK_TYPES[index % len(TASK_TYPES)]
+        kind = task_types[index % len(task_types)]
         problem = generate_problem(seed, split, index, kind, dials)
         paths.append(write_game(folder / split, problem, f"trial_{dials.size}_{seed}_{index:06d}"))
     return paths

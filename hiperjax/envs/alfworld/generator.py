@@ -119,14 +119,19 @@ def _list_facts(scene: Scene, rng: random.Random) -> tuple[Fact, ...]:
         identifier = ids.make(name)
         facts.append(("objecttype", identifier, f"{name}Type".lower()))
         facts.append(("objectatlocation", identifier, rng.choice(sorted(locations.values()))))
-    facts += [
+    facts += _list_fits(scene)
+    facts.append(("atlocation", "agent1", ids.make("loc")))
+    return tuple(dict.fromkeys(facts))
+
+
+def _list_fits(scene: Scene) -> list[Fact]:
+    catalog = load_things()
+    return [
         ("cancontain", f"{place}Type".lower(), f"{thing}Type".lower())
         for place in sorted({name for name, _ in scene.receptacles})
         for thing in sorted({name for name, _ in scene.things if name in catalog})
         if scene.fits(place, thing)
     ]
-    facts.append(("atlocation", "agent1", ids.make("loc")))
-    return tuple(dict.fromkeys(facts))
 
 
 def _starts_cool(scene: Scene, rng: random.Random) -> bool:
