@@ -96,24 +96,37 @@ def boundary_curve(
 def variance_grid(
     horizons: tuple[int, ...], switches: tuple[float, ...], informative: tuple[float, ...]
 ) -> dict[tuple[int, float, float], dict[str, float]]:
-    """Variance over flat GAE's (lambda 1, exact critics) of HAE, for each kind of world."""
+    """Variance over flat GAE's (lambda 1, exact critics), for each kind of world.
+
+    "advantage, ..." is the mean square of the action's advantage: never above flat GAE's, since the
+    baseline knows the subgoal. "gradient, ..." is the total variance of the gradient of an episode,
+    which weighs and correlates the decisions, and may be above.
+    """
     grid = {}
     for horizon in horizons:
         for switch in switches:
             for bend in informative:
                 study = Study(make_mdp(), make_policy(switch=switch, informative=bend), horizon)
-                flat = study.moments(study.advantages(flat_estimate)).variance
-                one_step = study.moments(
-                    study.advantages(partial(flat_estimate, turn=0.0))
-                ).variance
-                cut = study.moments(study.advantages(hae_estimate)).variance
-                whole = study.moments(study.advantages(partial(hae_estimate, boundary=1.0)))
-                grid[horizon, switch, bend] = {
-                    "hae": cut / flat,
-                    "hae, lambda_boundary 1": whole.variance / flat,
-                    "flat, lambda 0": one_step / flat,
+                flat = study.advantages(flat_estimate)
+                estimates = {
+                    "HAE": hae_estimate,
+                    "HAE, lambda_boundary 1": partial(hae_estimate, boundary=1.0),
+                    "flat, lambda 0": partial(flat_estimate, turn=0.0),
                 }
+                row = {}
+                for name, estimate in estimates.items():
+                    found = study.advantages(estimate)
+                    row[f"advantage, {name}"] = mean_square(study, found) / mean_square(study, flat)
+                    ratio = study.moments(found).variance / study.moments(flat).variance
+                    row[f"gradient, {name}"] = ratio
+                grid[horizon, switch, bend] = row
     return grid
+
+
+def mean_square(study: Study, advantages: Advantages) -> float:
+    """Mean square of the action's advantage over all turns."""
+    x = study.trajectories
+    return float((x.prob[:, None] * x.mask * advantages[0] ** 2).sum())
 
 
 def report_bias(study: Study) -> None:
@@ -154,8 +167,9 @@ def main() -> None:
             print(f"  {lam:6.2f} " + " ".join(f"{x:7.3f}" for x in row))
     print("\nvariance over flat GAE's at lambda 1, exact critics")
     for key, row in variance_grid((3, 4), (0.1, 0.4, 0.8), (0.0, 1.0, 3.0)).items():
-        cells = "  ".join(f"{name} {value:.3f}" for name, value in row.items())
-        print("  horizon {}, switch {}, informative {}: ".format(*key) + cells)
+        print("  horizon {}, switch {}, informative {}".format(*key))
+        for name, value in row.items():
+            print(f"    {name:36} {value:.3f}")
 
 
 if __name__ == "__main__":
