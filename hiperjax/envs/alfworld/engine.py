@@ -92,9 +92,13 @@ def is_won(game: Game, state: State) -> bool:
     if not wanted:
         return False
     needed = 2 if kind == "pick_two_obj_and_place" else 1
-    return any(
-        sum(wanted >> o & 1 for o in state.contents[r]) >= needed for r in game.goal_receptacles
-    )
+    for r in game.goal_receptacles:
+        found = 0
+        for o in state.contents[r]:
+            found += wanted >> o & 1
+        if found >= needed:
+            return True
+    return False
 
 
 def _is_lit(game: Game, state: State) -> bool:
