@@ -86,6 +86,12 @@ def test_a_damaged_pack_is_built_again(root, tmp_path, damage):
     assert [again.open(p).start for p in again] == [good.open(p).start for p in good]
 
 
+def test_games_open_where_the_pack_cannot_be_kept(root, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.warns(UserWarning, match="XDG_CACHE_HOME"):
+        assert len(load_library(root, tmp_path / "file" / "games.pack")) == 4
+
+
 def test_no_games_is_an_error_that_says_where_to_get_them(tmp_path):
     with pytest.raises(GamesError, match="alfworld-download"):
         load_library(tmp_path)

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -161,7 +162,14 @@ def load_library(folder: Path | str | None = None, cache: Path | None = None) ->
             changed = True
         entries[file.path] = entry
     if changed:
-        _write_pack(place, entries, dictionary)
+        try:
+            _write_pack(place, entries, dictionary)
+        except OSError as error:  # the games are here all the same
+            warnings.warn(
+                f"cannot keep the packed games ({error}): every start reads {root} anew;"
+                " set XDG_CACHE_HOME to a folder that can be written",
+                stacklevel=2,
+            )
     return GameLibrary(root, entries, dictionary)
 
 
