@@ -21,6 +21,7 @@ from hiperjax.acting import sampler
 from hiperjax.config import CreditConfig, CriticConfig, PpoConfig
 from hiperjax.learning.learner import Learner, LearnerBatch
 from hiperjax.models.transformer import TransformerConfig, init_params
+from hiperjax.types import Sequences
 
 MODEL = TransformerConfig(
     vocab_size=32,
@@ -32,33 +33,37 @@ MODEL = TransformerConfig(
     head_dim=8,
     embedding_std=0.3,
 )
-ROWS, LENGTH, REPLY, SLOTS = 16, 12, 5, 8
+SEQUENCES, TURNS, TURN_LENGTH, REPLY, SLOTS = 16, 2, 12, 5, 8
 
 
 def make_batch() -> LearnerBatch:
-    """Random rows of different lengths; the same in every process."""
+    """Random sequences, two turns of different lengths in each; the same in every process."""
     rng = np.random.default_rng(0)
-    reply_at = rng.integers(3, LENGTH - REPLY, ROWS).astype(np.int32)
-    columns = np.arange(LENGTH)[None]
-    tokens = rng.integers(0, 32, (ROWS, LENGTH)).astype(np.int32)
-    reply = np.take_along_axis(tokens, reply_at[:, None] + np.arange(REPLY)[None], axis=1)
-    small = partial(rng.normal, size=(ROWS, REPLY))
+    length, turns = TURNS * TURN_LENGTH, (SEQUENCES, TURNS)
+    prompts = rng.integers(3, TURN_LENGTH - REPLY, turns).astype(np.int32)
+    reply_at = prompts + TURN_LENGTH * np.arange(TURNS, dtype=np.int32)[None]
+    position = np.tile(np.arange(TURN_LENGTH, dtype=np.int32), (SEQUENCES, TURNS))
+    turn = np.repeat(np.arange(TURNS), TURN_LENGTH)
+    real = position < (prompts + REPLY)[:, turn]
+    tokens = rng.integers(0, 32, (SEQUENCES, length)).astype(np.int32)
+    segment = np.where(real, turn[None] + 1, 0).astype(np.int32)
+    at = reply_at[..., None] + np.arange(REPLY)[None, None]
+    small = partial(rng.normal, size=(*turns, REPLY))
     return LearnerBatch(
-        tokens=tokens,
-        token_mask=columns < (reply_at + REPLY)[:, None],
+        sequences=Sequences(tokens, real, segment, position),
+        reply=np.take_along_axis(tokens, at.reshape(SEQUENCES, -1), axis=1).reshape(at.shape),
         reply_at=reply_at,
-        reply=reply,
         advantage=small().astype(np.float32),
-        loss_mask=rng.random((ROWS, REPLY)) < 0.8,
+        loss_mask=rng.random((*turns, REPLY)) < 0.8,
         old_logprobs=(-3.4 + 0.2 * small()).astype(np.float32),
         ref_logprobs=(-3.4 + 0.2 * small()).astype(np.float32),
-        switch_tokens=np.arange(REPLY)[None] < np.ones((ROWS, 1)),
-        switched=rng.random(ROWS) < 0.5,
-        chose=np.ones(ROWS, bool),
-        value_at=reply_at[:, None] + np.arange(3, dtype=np.int32)[None],
-        value_target=rng.normal(size=(ROWS, 3)).astype(np.float32),
-        value_mask=rng.random((ROWS, 3)) < 0.8,
-        old_value=np.zeros((ROWS, 3), np.float32),
+        switch_tokens=np.ones((*turns, REPLY), bool),
+        switched=rng.random(turns) < 0.5,
+        chose=np.ones(turns, bool),
+        value_at=reply_at[..., None] + np.arange(3, dtype=np.int32)[None, None],
+        value_target=rng.normal(size=(*turns, 3)).astype(np.float32),
+        value_mask=rng.random((*turns, 3)) < 0.8,
+        old_value=np.zeros((*turns, 3), np.float32),
     )
 
 
@@ -68,17 +73,18 @@ def update(mesh, config, policy):
         config,
         credit=CreditConfig(),
         critic=CriticConfig(kind="shared"),
-        ppo=PpoConfig(learning_rate=1e-2, minibatch_rows=8, switch_rate_coefficient=1.0),
+        ppo=PpoConfig(learning_rate=1e-2, minibatch_sequences=8, switch_rate_coefficient=1.0),
     )
     state = learner.init(policy, jax.random.key(1))
     expected = meshes.shardings(state, mesh)
     state = meshes.place(state, mesh)
-    share = ROWS // jax.process_count()
+    share = SEQUENCES // jax.process_count()
     first = share * jax.process_index()
     own = jax.tree.map(lambda x: x[first : first + share], make_batch())
-    order = np.random.default_rng(1).permutation(ROWS).reshape(2, 8).astype(np.int32)
+    order = np.random.default_rng(1).permutation(SEQUENCES).reshape(2, 8).astype(np.int32)
     batch = meshes.place_rows(own, mesh)
-    state, metrics = learner.update(state, batch, meshes.replicate(order, mesh))
+    order, steps = meshes.replicate((order, np.int32(2)), mesh)
+    state, metrics = learner.update(state, batch, order, steps)
     same = jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), state, expected)
     assert all(jax.tree.leaves(same.policy)), same.policy
     assert all(jax.tree.leaves(same.optimizer)), same.optimizer
@@ -96,7 +102,8 @@ def sample(mesh, config, policy):
     lengths = rng.integers(2, 7, SLOTS).astype(np.int32)[first : first + count]
     options = {
         "config": config,
-        "sampling": sampler.SamplingConfig(),
+        "temperature": 1.0,
+        "top_p": 1.0,
         "stop_ids": (0,),
     }
     with jax.set_mesh(own):

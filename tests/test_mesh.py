@@ -40,6 +40,7 @@ def _start(out, sizes, devices, *extra):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_NUMPY_RANK_PROMOTION": "allow",
         "XLA_FLAGS": FAST_COMPILE,
     }
     numbers = [str(size) for shape in sizes for size in shape]
