@@ -13,9 +13,12 @@ TOLERANCE = 2e-5
 
 
 def batch_of(data: dict) -> dict:
-    """A recorded data set as arrays."""
-    length = np.array(data["length"])
-    mask = np.arange(len(data["reward"][0])) < length[:, None]
+    """A recorded data set as arrays, all of four turns so that programs are compiled once."""
+    data = {k: np.array(v) for k, v in data.items() if k != "doc"}
+    data = {
+        k: np.pad(v, ((0, 0), (0, 4 - v.shape[1]))) if v.ndim > 1 else v for k, v in data.items()
+    }
+    mask = np.arange(4) < data["length"][:, None]
     arrays = {k: jnp.asarray(np.array(data[k])) for k in ("group_id", "state_id", "final_state_id")}
     arrays |= {k: jnp.asarray(np.array(data[k], bool)) for k in ("success", "milestone", "valid")}
     arrays |= {
@@ -130,6 +133,7 @@ def test_reproduces_the_recorded_rivals(shared):
         with jax.numpy_dtype_promotion("standard"):
             found = advantage_of(case, batches[case["dataset"]])
         expected, known = filled(case["expected"]["advantage"])
+        found = np.asarray(found)[:, : known.shape[1]]
         worst[case["name"]] = float(np.abs(np.where(known, found - expected, 0)).max())
     assert len(worst) == 100
     bad = {name: diff for name, diff in worst.items() if diff > TOLERANCE}

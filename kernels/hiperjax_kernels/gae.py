@@ -57,6 +57,7 @@ def gae(
     return outputs
 
 
+@jax.jit
 def gae_batch(
     reward: Float[Array, "B T"],
     discount: Float[Array, "B T"],
