@@ -14,7 +14,6 @@ Two ways to run the recursion, same signature and same results to rounding:
 `experiments/bench_hae.py`), and the twin on accelerators, where a step of a loop costs a launch.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -60,8 +59,8 @@ def hae_packed(
     return jax.lax.platform_dependent(
         inputs,
         trajectory,
-        cpu=partial(run_packed, find=scan_successors, lambdas=lambdas),
-        default=partial(run_packed, find=associate_successors, lambdas=lambdas),
+        cpu=partial(run_scan, lambdas=lambdas),
+        default=partial(run_associative, lambdas=lambdas),
     )
 
 
@@ -75,7 +74,7 @@ def hae_packed_scan(
 ) -> HaeOutputs:
     """`hae_packed` by a sequential scan."""
     lambdas = Lambdas(lambda_turn, lambda_segment, lambda_boundary)
-    return run_packed(inputs, trajectory, find=scan_successors, lambdas=lambdas)
+    return run_scan(inputs, trajectory, lambdas=lambdas)
 
 
 def hae_packed_associative(
@@ -88,35 +87,33 @@ def hae_packed_associative(
 ) -> HaeOutputs:
     """`hae_packed` by associative scans."""
     lambdas = Lambdas(lambda_turn, lambda_segment, lambda_boundary)
-    return run_packed(inputs, trajectory, find=associate_successors, lambdas=lambdas)
+    return run_associative(inputs, trajectory, lambdas=lambdas)
 
 
-def run_packed(
-    inputs: HaeInputs,
-    trajectory: Int[Array, " N"],
-    *,
-    find: Callable[[HaeInputs, Array, Lambdas], Successor],
-    lambdas: Lambdas,
-) -> HaeOutputs:
-    """Blank, find every turn's successor by `find`, read the credit."""
-    inputs = blank_masked(inputs)
-    return read_credit(inputs, find(inputs, trajectory, lambdas), lambdas)
-
-
-def scan_successors(inputs: HaeInputs, trajectory: Int[Array, " N"], lambdas: Lambdas) -> Successor:
-    """Each turn's successor, one turn at a time from the end of the stream."""
+def run_scan(inputs: HaeInputs, trajectory: Int[Array, " N"], *, lambdas: Lambdas) -> HaeOutputs:
+    """The stream one turn at a time, from its end; credit is read on the way, in the same loop."""
     zero = jnp.zeros((), inputs.reward.dtype)
     nothing = (Successor(zero, zero, zero), jnp.full((), NOBODY, trajectory.dtype))
 
     def step(carry, slot):
         (after, following), (turn, here) = carry, slot
+        turn = blank_masked(turn)
         end = Successor(turn.bootstrap_high, zero, turn.bootstrap_low)
         after = select(here != following, end, after)
-        before = (become_successor(turn, after, lambdas), here)
-        return jax.tree.map(lambda new, old: jnp.where(turn.mask, new, old), before, carry), after
+        passed_on = (become_successor(turn, after, lambdas), here)
+        carry = jax.tree.map(lambda new, old: jnp.where(turn.mask, new, old), passed_on, carry)
+        return carry, read_credit(turn, after, lambdas)
 
-    _, after = jax.lax.scan(step, nothing, (inputs, trajectory), reverse=True)
-    return after
+    _, outputs = jax.lax.scan(step, nothing, (inputs, trajectory), reverse=True)
+    return outputs
+
+
+def run_associative(
+    inputs: HaeInputs, trajectory: Int[Array, " N"], *, lambdas: Lambdas
+) -> HaeOutputs:
+    """The stream by associative scans, then credit for all turns at once."""
+    inputs = blank_masked(inputs)
+    return read_credit(inputs, associate_successors(inputs, trajectory, lambdas), lambdas)
 
 
 def last_turns(trajectory: Int[Array, " N"], mask: Bool[Array, " N"]) -> Bool[Array, " N"]:
