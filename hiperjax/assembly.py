@@ -21,8 +21,10 @@ from hiperjax.envs.registry import make_suite
 from hiperjax.envs.workers import EnvWorkers, make_workers
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.state import TrainState
-from hiperjax.models.tokenizers import load_tokenizer, train_tokenizer
+from hiperjax.models.shapes import SHAPES
+from hiperjax.models.tokenizers import check_vocabulary, load_tokenizer, train_tokenizer
 from hiperjax.models.transformer import Params, TransformerConfig, init_params
+from hiperjax.models.weights import load_params
 
 CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer", "checkpoints"
 VOCABULARY_EPISODES = 400
@@ -43,21 +45,23 @@ class Agent:
     max_turns: int
 
     def init_policy(self, key: Key[Array, ""]) -> Params:
-        """Random parameters."""
+        """The checkpoint folder's parameters; without one, random ones."""
+        if self.config.model.folder is not None:
+            return load_params(self.config.model.folder, self.model)
         return init_params(self.model, key)
 
 
 def suite_options(config: RunConfig) -> dict[str, Any]:
     """The fields of `env` that the suite takes."""
     env = config.env
+    types = {"task_types": env.task_types} if env.task_types else {}
     if env.suite == "household":
-        types = {"task_types": env.task_types} if env.task_types else {}
         return {"size": env.size} | types
     if env.suite == "alfworld":
-        types = {"task_types": env.task_types} if env.task_types else {}
         return {"games": env.games} | types
     if env.suite == "webshop":
-        return {"data": env.data, "profile": env.profile}
+        tiny = env.data is None and env.size == "tiny"
+        return {"data": env.data, "profile": env.profile, "goals": env.goals, "tiny": tiny}
     return {}
 
 
@@ -95,7 +99,9 @@ def model_shape(config: RunConfig, vocab_size: int) -> TransformerConfig:
     """The transformer the run trains."""
     m = config.model
     if m.folder is not None:
-        return TransformerConfig.from_hf(m.folder)
+        return TransformerConfig.from_hf(m.folder, dtype=m.dtype, remat=m.remat)
+    if m.shape is not None:
+        return dataclasses.replace(SHAPES[m.shape], dtype=m.dtype, remat=m.remat)
     return TransformerConfig(
         vocab_size=vocab_size,
         hidden_size=m.hidden_size,
@@ -106,6 +112,8 @@ def model_shape(config: RunConfig, vocab_size: int) -> TransformerConfig:
         head_dim=m.hidden_size // m.num_heads,
         embedding_std=m.embedding_std,
         embedding_scale=True,
+        dtype=m.dtype,
+        remat=m.remat,
     )
 
 
@@ -116,6 +124,7 @@ def build_agent(config: RunConfig, folder: pathlib.Path | None = None) -> Agent:
     p, r = config.prompt, config.rollout
     prompter = Prompter(make_run_renderer(config, suite), tokenizer, p.prompt_length)
     model = model_shape(config, len(tokenizer))
+    check_vocabulary(tokenizer, model.vocab_size)
     workers = make_workers(suite, backend=config.env.backend, num_workers=config.env.num_workers)
     max_turns = config.env.max_turns or suite.max_turns
     rollout = Rollout(

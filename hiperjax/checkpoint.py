@@ -40,8 +40,8 @@ class Checkpoints:
         path = self.folder / INDEX
         if not path.is_file():
             raise CheckpointError(
-                f"{self.folder}: no {INDEX}; expected the checkpoints folder of a run that saved at "
-                "least once"
+                f"{self.folder}: no {INDEX}; expected the checkpoints folder of a run that saved "
+                "at least once"
             )
         return json.loads(path.read_text())
 
@@ -90,9 +90,13 @@ class Checkpoints:
                     f"{expected.get(name)}; use the config the checkpoint was made with"
                 )
         try:
-            state = self._checkpointer.restore(path, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+            state = self._checkpointer.restore(
+                path, jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            )
         except (ValueError, OSError, KeyError) as error:
-            raise CheckpointError(f"{path}: cannot be read, perhaps half-written: {error}") from error
+            raise CheckpointError(
+                f"{path}: cannot be read, perhaps half-written: {error}"
+            ) from error
         return index[which], state
 
 

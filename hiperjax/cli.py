@@ -41,7 +41,7 @@ def _read_config(command: str, args: Sequence[str]) -> RunConfig:
 
 
 def train(args: Sequence[str]) -> int:
-    """Train from a preset (first argument; default household-tiny) with overrides, or --resume RUN."""
+    """Train from a preset (first argument; default household-tiny), or --resume RUN."""
     from hiperjax.trainer import train as run
 
     if "--resume" in args:
@@ -110,18 +110,74 @@ def _print_settings(config: object, prefix: str = "") -> None:
             print(f"{prefix}{field.name} = {value}")
 
 
+def _run_one_of(command: str, names: Sequence[str], args: Sequence[str]) -> int:
+    """Dispatch `hiperjax COMMAND NAME ...` to the function COMMAND_NAME of the tools."""
+    from hiperjax import tools
+
+    if not args or args[0] not in names:
+        found = repr(args[0]) if args else "nothing"
+        raise UsageError(f"found {found}; expected one of {', '.join(names)}")
+    function = getattr(tools, f"{command}_{args[0]}")
+    return tyro.cli(function, args=args[1:], prog=f"hiperjax {command} {args[0]}")
+
+
+def verify(args: Sequence[str]) -> int:
+    """Compare with recorded references: hae, alfworld, webshop or model."""
+    return _run_one_of("verify", ("hae", "alfworld", "webshop", "model"), args)
+
+
+def games(args: Sequence[str]) -> int:
+    """stats of a games folder, or generate games as files."""
+    return _run_one_of("games", ("stats", "generate"), args)
+
+
+def convert(args: Sequence[str]) -> int:
+    """Convert checkpoints: hf-to-orbax, orbax-to-hf."""
+    from hiperjax.tools import convert as run
+
+    return tyro.cli(run, args=args, prog="hiperjax convert")
+
+
+def plan(args: Sequence[str]) -> int:
+    """Memory and roofline times of a preset on a device, before anything is launched."""
+    from hiperjax.tools import plan_capacity
+
+    @dataclasses.dataclass(frozen=True)
+    class Wish:
+        """What to plan for."""
+
+        device: str
+        """Name and count: h200, h100, a100-80, v5e-8, ..."""
+        turns: float = 23.0
+        """Mean turns of an episode."""
+
+    name, rest = _split_preset(args)
+    wish, overrides = tyro.cli(
+        Wish, args=rest, prog=f"hiperjax plan {name}", return_unknown_args=True
+    )
+    config = _read_config("plan", [name, *overrides])
+    print(plan_capacity(config, wish.device, vocab_size=128, turns=wish.turns))
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "imitate": imitate,
     "evaluate": evaluate,
     "play": play,
     "presets": presets,
+    "verify": verify,
+    "games": games,
+    "convert": convert,
+    "plan": plan,
 }
 
 
 def _usage() -> str:
     lines = ["usage: hiperjax COMMAND ...      (hiperjax COMMAND --help tells more)", ""]
-    lines += [f"  {name:<10}{(run.__doc__ or '').splitlines()[0]}" for name, run in COMMANDS.items()]
+    lines += [
+        f"  {name:<10}{(run.__doc__ or '').splitlines()[0]}" for name, run in COMMANDS.items()
+    ]
     return "\n".join(lines)
 
 
@@ -137,15 +193,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         code = COMMANDS[args[0]](args[1:])
-    except (UsageError, ConfigError, FileNotFoundError, NotADirectoryError) as error:
+    except (UsageError, ConfigError, FileNotFoundError, FileExistsError) as error:
         print(f"hiperjax {args[0]}: {error}", file=sys.stderr)
         code = 2
-    except RuntimeError as error:
-        if type(error).__module__.startswith("hiperjax."):
-            print(f"hiperjax {args[0]}: {error}", file=sys.stderr)
-            code = 1
-        else:
+    except (RuntimeError, ValueError) as error:
+        if not type(error).__module__.startswith("hiperjax."):
             raise
+        print(f"hiperjax {args[0]}: {error}", file=sys.stderr)
+        code = 1
     sys.exit(code)
 
 

@@ -23,6 +23,8 @@ class EnvConfig:
     """Folder of official game.tw-pddl files (suite alfworld)."""
     data: pathlib.Path | None = None
     """Folder of official WebShop files (suite webshop); none means the shipped catalogue."""
+    goals: Literal["synthetic", "human"] = "synthetic"
+    """WebShop goals: written by a template, or by people."""
     profile: Literal["strict", "hiper"] = "strict"
     """WebShop profile: ours, or the original's quirks."""
     max_turns: int | None = None
@@ -41,6 +43,13 @@ class ModelConfig:
 
     folder: pathlib.Path | None = None
     """Hugging Face checkpoint folder; its config and tokenizer then replace the sizes below."""
+    shape: str | None = None
+    """Published architecture by name (qwen2.5-1.5b, qwen3-4b, ...), for plans and speed tests with
+    random weights; replaces the sizes below."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of activations and matrix products."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What the backward pass computes again instead of keeping it."""
     hidden_size: int = 64
     """Width."""
     intermediate_size: int = 176
@@ -174,7 +183,7 @@ class CriticConfig:
     warmup_epochs: int = 4
     """shared, separate: passes over the first batch before the first policy step."""
     value_clip: float | None = None
-    """shared, separate: largest move of a value an iteration rewards (official: 0.5); none: free."""
+    """shared, separate: largest rewarded move of a value an iteration (official: 0.5); none: free."""
     coefficient: float = 1.0
     """shared: weight of the value loss beside the policy's."""
 
@@ -280,7 +289,8 @@ def validate(config: RunConfig) -> RunConfig:
     r, c, p, e = config.rollout, config.credit, config.ppo, config.eval
     _require(
         r.episodes % r.group_size == 0,
-        f"rollout.episodes is {r.episodes}; expected a multiple of rollout.group_size {r.group_size}",
+        f"rollout.episodes is {r.episodes}; expected a multiple of rollout.group_size "
+        f"{r.group_size}",
     )
     for name, value in (("gamma", c.gamma), ("lambda_turn", c.lambda_turn),
                         ("lambda_segment", c.lambda_segment),
@@ -288,7 +298,9 @@ def validate(config: RunConfig) -> RunConfig:
         _require(0 <= value <= 1, f"credit.{name} is {value}; expected a number in [0, 1]")
     for name in ("episodes", "group_size", "slots", "decode_chunk"):
         _require(getattr(r, name) > 0, f"rollout.{name} is {getattr(r, name)}; expected at least 1")
-    _require(r.temperature > 0, "rollout.temperature is 0; training must sample (greedy has no ratio)")
+    _require(
+        r.temperature > 0, "rollout.temperature is 0; training must sample (greedy has no ratio)"
+    )
     _require(0 < r.top_p <= 1, f"rollout.top_p is {r.top_p}; expected a number in (0, 1]")
     _require(
         p.micro_sequences == 0 or p.minibatch_sequences % p.micro_sequences == 0,

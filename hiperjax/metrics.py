@@ -1,7 +1,7 @@
 """Scalars to the run folder: JSON lines and TensorBoard events.
 
-`metrics.jsonl` holds what a seed determines, and nothing else: a resumed run's file equals that of a
-run that was never interrupted. What a clock measures stands in `timings.jsonl`.
+`metrics.jsonl` holds what a seed determines, and nothing else: a resumed run's file equals that of
+a run that was never interrupted. What a clock measures stands in `timings.jsonl`.
 """
 
 import collections

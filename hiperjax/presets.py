@@ -72,7 +72,7 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
         ),
         (
             "household-tiny-six",
-            "the same with the sixth task type, pick two and place, which takes about twice as long",
+            "the same with the sixth task type, pick two and place: about twice as long",
             dataclasses.replace(_HOUSEHOLD_TINY, env=EnvConfig(), iterations=140, target=0.95),
         ),
         (

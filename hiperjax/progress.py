@@ -5,9 +5,9 @@ import time
 from collections.abc import Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
-from hiperjax.config import RunConfig
 from hiperjax.evaluation import Evaluation
 
 WIDTH = 20
@@ -20,10 +20,10 @@ def draw_bar(rate: float, width: int = WIDTH) -> str:
 
 
 class Progress:
-    """Console of one run."""
+    """Console of one run of `iterations` iterations."""
 
-    def __init__(self, config: RunConfig):
-        self.config = config
+    def __init__(self, iterations: int):
+        self.iterations = iterations
         self.console = Console(soft_wrap=True, highlight=False)
         self._start = time.perf_counter()
         self._bar = Bar(
@@ -34,7 +34,7 @@ class Progress:
             console=self.console,
             transient=True,
         )
-        self._task = self._bar.add_task("training", total=config.iterations)
+        self._task = self._bar.add_task("training", total=iterations)
         if self.console.is_terminal:
             self._bar.start()
 
@@ -57,13 +57,10 @@ class Progress:
 
     def evaluation(self, iteration: int, result: Evaluation) -> None:
         """One evaluation of one split."""
-        low, high = result.overall.interval
-        rate = result.overall.rate
+        (low, high), rate = result.overall.interval, result.overall.rate
         self.say(
             f"evaluation at {iteration:3d}  {result.split} {draw_bar(rate)} {rate:.3f} "
-            f"[{low:.2f}, {high:.2f}] of {result.overall.trials} games, greedy"
-            if self.config.eval.temperature == 0
-            else f"evaluation at {iteration:3d}  {result.split} {draw_bar(rate)} {rate:.3f}"
+            f"[{low:.2f}, {high:.2f}] of {result.overall.trials} games"
         )
 
     def iteration(
@@ -73,7 +70,7 @@ class Progress:
         self._bar.update(self._task, completed=iteration)
         m = metrics
         self.say(
-            f"iteration {iteration:3d}/{self.config.iterations}  success {m['success']:.2f}  "
+            f"iteration {iteration:3d}/{self.iterations}  success {m['success']:.2f}  "
             f"switch {m['switch_share']:.2f}  segment {m['segment_length']:.1f}  "
             f"malformed {m['malformed_share']:.2f}  turns {m['episode_length']:.1f}  "
             f"({', '.join(f'{k} {v:.1f}' for k, v in seconds.items())} s)"

@@ -45,7 +45,6 @@ from hiperjax.transcript import write_samples
 from hiperjax.types import Sequences, Trajectory, TurnRows
 
 
-
 class TrainingStopped(RuntimeError):
     """A run that must not go on; its last good state is saved."""
 
@@ -124,7 +123,7 @@ def open_run(config: RunConfig, resume: pathlib.Path | None) -> Run:
         folder=folder,
         checkpoints=checkpoints,
         recorder=Recorder(folder, iteration=started),
-        progress=Progress(config),
+        progress=Progress(config.iterations),
         state=state,
         iteration=iteration,
         **meta,
@@ -137,7 +136,7 @@ def default_folder(config: RunConfig) -> pathlib.Path:
     return pathlib.Path("runs") / f"{config.preset or 'run'}-seed{config.seed}-{stamp}"
 
 
-# -- imitation ---------------------------------------------------------------------------------------
+# -- imitation -----------------------------------------------------------------------------------
 
 
 def warm_start(run: Run) -> None:
@@ -193,7 +192,7 @@ def _pack_for_imitation(
     return pack_turns(turns, length=p.sequence_length, per_sequence=p.sequence_turns)[:2]
 
 
-# -- reinforcement learning --------------------------------------------------------------------------
+# -- reinforcement learning ----------------------------------------------------------------------
 
 
 def choose_tasks(tasks: Sequence[str], seed: int, first: int, count: int) -> list[str]:

@@ -33,7 +33,9 @@ def write_samples(
     folder: pathlib.Path, iteration: int, trajectories: Sequence[Trajectory], tokenizer: Any
 ) -> None:
     """One solved and one unsolved episode (where there are such) to `samples/`."""
-    chosen = [next((t for t in trajectories if t.success is wanted), None) for wanted in (True, False)]
+    chosen = [
+        next((t for t in trajectories if t.success is wanted), None) for wanted in (True, False)
+    ]
     text = "\n".join(render_trajectory(t, tokenizer) for t in chosen if t is not None)
     (folder / SAMPLES).mkdir(parents=True, exist_ok=True)
     (folder / SAMPLES / f"iteration_{iteration:06d}.txt").write_text(text)

@@ -1,5 +1,6 @@
 """The Plan-Execute reply: rendering then parsing is the identity; anything else is defined data."""
 
+import itertools
 import json
 
 import pytest
@@ -41,13 +42,15 @@ def test_parse_of_a_rendered_reply_is_the_identity(switch, subgoal, action, sepa
         assert part.startswith(f"<{name}>") and part.endswith(f"</{name}>")
 
 
-@given(st.lists(st.sampled_from([*TAGS, "KEEP", "switch", " ", "x", "mug", "\n", "�"])).map("".join))
+@given(
+    st.lists(st.sampled_from([*TAGS, "KEEP", "switch", " ", "x", "mug", "\n", "�"])).map("".join)
+)
 def test_any_reply_has_a_defined_result(text):
     blocks = parse_text(text)
     spans = [blocks.switch_span, blocks.subgoal_span, blocks.action_span]
     present = [span for span in spans if span != ABSENT]
     assert all(start < end for start, end in present)
-    assert all(a[1] <= b[0] for a, b in zip(present, present[1:], strict=False)), "ordered, disjoint"
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(present)), "ordered, disjoint"
     if not blocks.well_formed:
         assert blocks.subgoal == "find a mug" and not blocks.switch and not blocks.keep_violation
     else:
@@ -82,7 +85,9 @@ def test_malformed_replies_keep_the_subgoal(text):
 
 
 def test_the_first_turn_always_opens_a_segment():
-    keep = parse_text(render_reply(False, "find a cup", "look"), current_subgoal="", first_turn=True)
+    keep = parse_text(
+        render_reply(False, "find a cup", "look"), current_subgoal="", first_turn=True
+    )
     assert (keep.switch, keep.subgoal, keep.keep_violation) == (True, "find a cup", False)
     broken = parse_text("?", current_subgoal="", first_turn=True)
     assert (broken.switch, broken.subgoal, broken.well_formed) == (True, "", False)

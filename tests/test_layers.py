@@ -22,13 +22,19 @@ WORDLESS_LINES = 8
 
 GROUND = {"types", "config", "metrics", "mesh", "models", "kernels"}
 HALL = GROUND | {"presets", "envs", "checkpoint", "acting", "learning"}
-WALK = HALL | {"assembly", "evaluation", "inspection", "progress", "transcript", "verification"}
+WALK = HALL | {
+    "assembly", "capacity", "evaluation", "inspection", "play", "progress", "tools", "transcript",
+    "verification",
+}  # fmt: skip
 MAY_IMPORT: Mapping[str, set[str]] = {
     **{room: set() for room in GROUND},
     "presets": {"config"},
     "envs": {"types"},
     "checkpoint": {"types"},
     "transcript": {"types"},
+    "capacity": {"mesh", "models"},
+    "play": {"envs", "types"},
+    "tools": WALK,
     "learning": {"kernels", "models", "config", "types"},
     "acting": {"envs", "models", "types"},
     "assembly": HALL,
@@ -56,6 +62,7 @@ TAKES_CONFIG = (
     "hiperjax.presets",
     "hiperjax.trainer",
     "hiperjax.assembly",  # the trainer's first half: from a config to the objects of a run
+    "hiperjax.tools",  # the command line's other half
     "hiperjax.learning.learner",
     "hiperjax.cli",
     "experiments",

@@ -1,13 +1,12 @@
 """The learner: rows to values, credit, update; traced once; blind to padding and micro-batching."""
 
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from episodes import VOCABULARY, make_batch
+
 from hiperjax.config import CreditConfig, CriticConfig, PpoConfig
 from hiperjax.learning import critic as least_squares
 from hiperjax.learning.batches import map_used, run_sequences
@@ -254,9 +253,7 @@ def test_batches_of_any_fill_share_one_compilation():
 
 def test_learning_makes_good_replies_likelier():
     """Repeated updates on one batch raise the log-prob of tokens with positive advantage."""
-    learner = make_learner(
-        credit=CreditConfig(estimator="flat_gae", gamma=1.0, reward_scale=1.0)
-    )
+    learner = make_learner(credit=CreditConfig(estimator="flat_gae", gamma=1.0, reward_scale=1.0))
     batch, scores, state, prepared, _, _ = assigned(learner)
     before = np.asarray(scores.logprobs)
     prepared = prepared._replace(old_logprobs=scores.logprobs.reshape(prepared.reply.shape))

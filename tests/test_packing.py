@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from episodes import make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from episodes import make_batch
 from hiperjax.learning.packing import intern, lay_out, pack, pack_prompts, round_up
 
 lengths = st.lists(st.integers(1, 6), min_size=1, max_size=6)
@@ -17,7 +17,12 @@ lengths = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 def test_pack_then_gather_gives_the_turns_back(seed, sizes, length, per_sequence):
     batch = make_batch(seed, sizes)
     sequences, rows, grid, count = pack(
-        batch, max_turns=7, length=length, per_sequence=per_sequence, trajectory_multiple=4, seed=seed
+        batch,
+        max_turns=7,
+        length=length,
+        per_sequence=per_sequence,
+        trajectory_multiple=4,
+        seed=seed,
     )
     used = sequences.token_mask.any(axis=1)
     assert used[:count].all() and not used[count:].any()
@@ -44,7 +49,9 @@ def test_pack_then_gather_gives_the_turns_back(seed, sizes, length, per_sequence
                 low, high = getattr(turn.blocks, f"{name}_span")
                 marked = np.flatnonzero(getattr(rows, f"{name}_mask")[i])
                 np.testing.assert_array_equal(marked, np.arange(low, high))
-            after = start + turn.blocks.subgoal_span[1] - 1 if turn.blocks.well_formed else start - 1
+            after = (
+                start + turn.blocks.subgoal_span[1] - 1 if turn.blocks.well_formed else start - 1
+            )
             assert rows.value_at[i].tolist() == [after, start - 1, start - 1]
             assert grid.reward[b, t] == turn.reward and grid.boundary[b, t] == turn.blocks.switch
     assert sequences.token_mask.sum() == tokens, "nothing but turns"

@@ -29,7 +29,9 @@ def sample(slots: list[int], total: int, chunk: int, temperature: float = 1.0, l
     number = np.arange(len(PROMPTS), dtype=np.int32)
     static = dict(config=CONFIG, temperature=temperature, top_p=1.0, stop_ids=STOP)
     where = np.array(slots, np.int32)
-    state = start(PARAMS, state, where, tokens, lengths, jax.random.key(7), number, number, **static)
+    state = start(
+        PARAMS, state, where, tokens, lengths, jax.random.key(7), number, number, **static
+    )
     halted = np.zeros(total, bool)
     for _ in range(-(-REPLY // chunk)):
         state = advance(PARAMS, state, halted, steps=chunk, **static)

@@ -52,9 +52,7 @@ def demonstrate(
 
 
 def _past(demo: Demonstration, turn: int) -> list[PastTurn]:
-    return [
-        PastTurn(t + 1, demo.observations[t].text, demo.plans[t].action) for t in range(turn)
-    ]
+    return [PastTurn(t + 1, demo.observations[t].text, demo.plans[t].action) for t in range(turn)]
 
 
 def _reply_text(renderer: Renderer, plan: Plan) -> str:

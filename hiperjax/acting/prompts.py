@@ -34,13 +34,18 @@ class PastTurn:
 
 
 class Renderer(Protocol):
-    """What a prompt style must do; `prefix` is constant, `render` gives everything after it."""
+    """What a prompt style must do; `prefix` is constant, `render` gives everything after it.
 
-    history_length: int
-    separator: str
-    phrases: tuple[str, ...]
-    """runs of words that a trained tokenizer makes one token"""
+    `phrases` are runs of words that a trained tokenizer makes one token; `separator` stands between
+    the blocks of a reply.
+    """
 
+    @property
+    def history_length(self) -> int: ...
+    @property
+    def separator(self) -> str: ...
+    @property
+    def phrases(self) -> tuple[str, ...]: ...
     @property
     def prefix(self) -> str: ...
     def render(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str: ...
@@ -82,9 +87,7 @@ class ChatRenderer:
                 f"[Observation {p.number}: '{p.observation}', Action {p.number}: '{p.action}']"
                 for p in past
             )
-            parts.append(
-                f"Steps taken so far: {past[-1].number}. The last {len(past)}:\n{lines}"
-            )
+            parts.append(f"Steps taken so far: {past[-1].number}. The last {len(past)}:\n{lines}")
         parts.append(f"Current observation: {observation.text}")
         parts.append(f"Current subgoal: {subgoal or NO_SUBGOAL}")
         actions = "\n ".join(f"'{a}'" for a in observation.admissible if a != "help")
@@ -105,7 +108,7 @@ _BANNER = re.compile(r"-=.*?=-|Your task is to:.*|Looking quickly around you, yo
 _DROPPED = re.compile(r"\b(?:a|an|the|you|and|it|is|are|of|in|on|to|from|with|see|i)\b|[^\w\s|]")
 _HIDDEN = ("look", "inventory", "help", "examine ", "close ")
 _GROUPS = (("go to ", "", " "), ("click[", "]", " , "))
-"""Opening and closing of commands listed under one heading, and what stands between their insides."""
+"""Opening and closing of commands listed under one heading, and what separates their insides."""
 
 
 def _squeeze(text: str) -> str:
@@ -203,7 +206,7 @@ class Prompter:
         )
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text. Goes past the slow front of `transformers` to the tokenizer itself."""
+        """Token ids of a text, past the slow front of `transformers`."""
         return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
 
     def _apply_template(self, text: str) -> str:

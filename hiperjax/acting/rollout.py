@@ -1,7 +1,7 @@
 """Slots x environments -> trajectories.
 
-A fixed number of slots; each holds one episode. An episode that ends leaves its slot at once and the
-next one waiting takes it. Prompts of all slots that wait for one are prefilled together, then every
+A fixed number of slots; each holds one episode. An episode that ends leaves its slot at once and
+the next one waiting takes it. Prompts of all slots that wait for one are prefilled together, then every
 slot decodes in chunks; between chunks the host harvests finished replies, parses them, steps the
 environments and renders the next prompts.
 """
@@ -89,7 +89,9 @@ class Rollout:
         self.workers, self.suite = workers, suite
         self.slots, self.reply_length, self.max_turns = slots, reply_length, max_turns
         self.prompt_length, self.decode_chunk = prompt_length, decode_chunk
-        self.length_buckets = sorted({*(b for b in prompt_buckets if b < prompt_length), prompt_length})
+        self.length_buckets = sorted(
+            {*(b for b in prompt_buckets if b < prompt_length), prompt_length}
+        )
         self.row_buckets = sorted({max(1, slots // 3), slots})
         self.strict_format, self.rewrite_on_keep = strict_format, rewrite_on_keep
         tokenizer = prompter.tokenizer
@@ -205,7 +207,15 @@ class _Run:
             self.stats.prompt_tokens += len(episode.prompt_ids)
         self.stats.prefill_slots += rows * length
         self.state = start(
-            self.params, self.state, where, tokens, lengths, self.key, episodes, turns, **self.static
+            self.params,
+            self.state,
+            where,
+            tokens,
+            lengths,
+            self.key,
+            episodes,
+            turns,
+            **self.static,
         )
 
     def decode(self) -> None:

@@ -41,7 +41,6 @@ class SamplerState(NamedTuple):
     logprobs: Float[Array, "S R"]
 
 
-
 def init_state(config: TransformerConfig, slots: int, prompt: int, reply: int) -> SamplerState:
     """Empty slots for prompts of at most `prompt` and replies of at most `reply` tokens."""
     # Each its own array: all are donated, and no buffer may be donated twice.
@@ -141,9 +140,7 @@ def start(
     )
 
 
-@partial(
-    jax.jit, static_argnames=("config", "top_p", "stop_ids", "steps"), donate_argnames="state"
-)
+@partial(jax.jit, static_argnames=("config", "top_p", "stop_ids", "steps"), donate_argnames="state")
 def advance(
     params: Params,
     state: SamplerState,
@@ -166,9 +163,7 @@ def advance(
     def body(carry: tuple[Array, SamplerState]) -> tuple[Array, SamplerState]:
         step, s = carry
         hidden, cache = decode(params, config, s.token, s.position, s.cache)
-        token, logprob = draw(
-            logits(params, config, hidden), s.keys, s.count, temperature, top_p
-        )
+        token, logprob = draw(logits(params, config, hidden), s.keys, s.count, temperature, top_p)
         # A slot at rest writes past the end, which drops it.
         at = jnp.where(s.live, s.count, limit)
         count = s.count + s.live

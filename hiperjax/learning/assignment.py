@@ -1,6 +1,6 @@
-"""From scores to credit on every reply token: pure functions between critic, estimator and update."""
+"""From scores to credit on every reply token: between critic, estimator and update."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -19,11 +19,14 @@ from hiperjax.models.heads import apply_heads
 from hiperjax.types import PackedBatch
 
 STREAMS = ("low", "high", "term")
+Whitening = Literal["standard", "scale", "none"]
 
 
 def per_head(heads: Any, features: Float[Array, "*n 3 F"]) -> Float[Array, "*n 3"]:
     """Each head at its own place."""
-    return jnp.einsum("...hf,fh->...h", features.astype(jnp.float32), heads["kernel"]) + heads["bias"]
+    return (
+        jnp.einsum("...hf,fh->...h", features.astype(jnp.float32), heads["kernel"]) + heads["bias"]
+    )
 
 
 def gather_inputs(
@@ -98,17 +101,19 @@ def prepare_batch(
     scores: Scores,
     *,
     hierarchical: bool,
-    whitening: str,
+    whitening: Whitening,
     weights: tuple[float, float, float],
 ) -> LearnerBatch:
     """Whiten, spread onto tokens, and lay everything out by sequence."""
     sequences, rows, grid, _ = batch
-    advantages = [
+    low, high, term = (
         whiten(getattr(credit, f"adv_{name}"), getattr(credit, f"mask_{name}"), whitening)
         for name in STREAMS
-    ]
+    )
     advantage, loss_mask = spread(
-        *advantages,
+        low,
+        high,
+        term,
         rows,
         grid,
         hierarchical=hierarchical,
@@ -164,7 +169,9 @@ def measure_credit(
         metrics[f"advantage_std_{name}"] = jnp.sqrt(variance)
         if name in heads:
             metrics[f"explained_variance_{name}"] = explained_variance(
-                prepared.old_value[..., i], prepared.value_target[..., i], prepared.value_mask[..., i]
+                prepared.old_value[..., i],
+                prepared.value_target[..., i],
+                prepared.value_mask[..., i],
             )
     return metrics
 
@@ -181,4 +188,3 @@ def explained_variance(
     """1 - Var(target - value) / Var(target) over the places a head is fitted at."""
     residual = _moments(targets - values, mask)[1]
     return 1 - residual / jnp.maximum(_moments(targets, mask)[1], 1e-8)
-

@@ -56,7 +56,7 @@ def run_sequences(
     )
 
 
-def read(hidden: Float[Array, "s C D"], at: Int[Array, "s *K"]) -> Float[Array, "s *K D"]:
+def read(hidden: Float[Array, "s C D"], at: Int[Array, "*places"]) -> Float[Array, "*places D"]:
     """Hidden states at positions of their own sequence (clipped to its ends)."""
     flat = jnp.clip(at.reshape(at.shape[0], -1, 1), 0, hidden.shape[1] - 1)
     found = jnp.take_along_axis(hidden, flat, axis=1)
@@ -71,7 +71,7 @@ def reply_logprobs(
     reply: Int[Array, "s K R"],
 ) -> tuple[Float[Array, "s K R"], Float[Array, "s K R"]]:
     """Log-probs and entropies at reply positions only: each is read one token earlier."""
-    before = reply_at[..., None] - 1 + jnp.arange(reply.shape[-1])
+    before = reply_at[..., None] - 1 + jnp.arange(reply.shape[-1])[None, None]
     return token_logprobs(logits(params, config, read(hidden, before)), reply)
 
 
@@ -96,9 +96,7 @@ def map_used(function: Any, tree: Any, count: Int[Array, ""], size: int) -> Any:
     total = jax.tree.leaves(tree)[0].shape[0]
     size = min(size, total)
     padded = -(-total // size) * size
-    tree = jax.tree.map(
-        lambda x: jnp.pad(x, [(0, padded - total)] + [(0, 0)] * (x.ndim - 1)), tree
-    )
+    tree = jax.tree.map(lambda x: jnp.pad(x, [(0, padded - total)] + [(0, 0)] * (x.ndim - 1)), tree)
 
     def part(i: Array) -> Any:
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * size, size), tree)

@@ -2,8 +2,8 @@
 
 What the fit needs of a batch are its moments, a fixed-shape sum over rows; those of the last few
 batches are remembered in a ring, so the state of the critic is a plain pytree that checkpoints bit
-for bit. A critic that is fitted has no learning rate, is warm before the first policy step and sends
-no gradient into the policy's trunk.
+for bit. A critic that is fitted has no learning rate, is warm before the first policy step and
+sends no gradient into the policy's trunk.
 """
 
 from typing import NamedTuple

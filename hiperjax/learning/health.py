@@ -66,12 +66,12 @@ def warn_of_collapse(switch_share: float, mean_length: float) -> str | None:
         return None  # one-turn episodes have nothing to switch
     if switch_share > 0.9:
         return (
-            f"the hierarchy has collapsed: {switch_share:.0%} of turns switch, so every turn is its "
-            "own segment; set ppo.switch_rate_coefficient, or lower credit.keep_penalty"
+            f"the hierarchy has collapsed: {switch_share:.0%} of turns switch, so every turn is "
+            "its own segment; set ppo.switch_rate_coefficient, or lower credit.keep_penalty"
         )
     if switch_share < 0.01:
         return (
-            f"the hierarchy has collapsed: {switch_share:.1%} of turns switch, so an episode is one "
-            "segment; set ppo.switch_rate_coefficient with a ppo.switch_rate_target above it"
+            f"the hierarchy has collapsed: {switch_share:.1%} of turns switch, so an episode is "
+            "one segment; set ppo.switch_rate_coefficient with a ppo.switch_rate_target above it"
         )
     return None

@@ -66,7 +66,8 @@ def imitate(
         part = jax.tree.map(lambda x: x[index], batch)
         loss, grads = jax.value_and_grad(reply_loss)(state.policy, config, part)
         moves, moved = optimizer.update(grads, state.optimizer, state.policy)
-        return ImitationState(optax.apply_updates(state.policy, moves), moved), loss
+        policy: Any = optax.apply_updates(state.policy, moves)
+        return ImitationState(policy, moved), loss
 
     state, losses = jax.lax.scan(step, state, order)
     return state, losses.mean()

@@ -85,16 +85,12 @@ class Learner:
         else:
             trunk = policy if c.kind == "separate" else None
             critic = init_gradient_critic(self.critic_optimizer, width, trunk)
-        return init_state(
-            policy, self.optimizer, critic, reference=self.ppo.kl_coefficient != 0
-        )
+        return init_state(policy, self.optimizer, critic, reference=self.ppo.kl_coefficient != 0)
 
     # -- score ---------------------------------------------------------------------------------
 
     @partial(jax.jit, static_argnames="self")
-    def score(
-        self, state: TrainState, batch: PackedBatch, final: tuple[Array, Array]
-    ) -> Scores:
+    def score(self, state: TrainState, batch: PackedBatch, final: tuple[Array, Array]) -> Scores:
         """One pass over the sequences in use, for values and log-probs, slice by slice."""
         trunk = state.policy if state.critic.trunk is None else state.critic.trunk
         sequences, rows, _, count = batch
@@ -274,7 +270,11 @@ class Learner:
 
     @partial(jax.jit, static_argnames="self", donate_argnames="state")
     def update(
-        self, state: TrainState, batch: LearnerBatch, order: Int[Array, "M s"], steps: Int[Array, ""]
+        self,
+        state: TrainState,
+        batch: LearnerBatch,
+        order: Int[Array, "M s"],
+        steps: Int[Array, ""],
     ) -> tuple[TrainState, Metrics]:
         """PPO steps over the first `steps` minibatches that `order` lists (sequences of each).
 
@@ -291,7 +291,10 @@ class Learner:
             stepped = self._apply(state, grads, heads)
             kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, state)
             skipped = jnp.where(finite, 0, state.skipped + 1)
-            metrics |= {"grad_norm": norm, "skipped_steps": (1 - finite) * steps.astype(jnp.float32)}
+            metrics |= {
+                "grad_norm": norm,
+                "skipped_steps": (1 - finite) * steps.astype(jnp.float32),
+            }
             return kept._replace(skipped=skipped), metrics
 
         return _run_steps(step, state, order, steps)
@@ -300,20 +303,26 @@ class Learner:
         moves, optimizer = self.optimizer.update(grads[0], state.optimizer, state.policy)
         policy, critic = optax.apply_updates(state.policy, moves), state.critic
         if heads:
-            trained = (critic.heads, None)
-            moves, moved = self.critic_optimizer.update(
-                (grads[1], None), critic.optimizer, trained
+            trained: Any = (critic.heads, None)
+            moved: Any
+            moved, heads_optimizer = self.critic_optimizer.update(
+                (grads[1], None),  # type: ignore[arg-type]
+                critic.optimizer,
+                trained,
             )
-            critic = critic._replace(
-                heads=optax.apply_updates(critic.heads, moves[0]), optimizer=moved
-            )
+            trained = optax.apply_updates(trained, moved)
+            critic = critic._replace(heads=trained[0], optimizer=heads_optimizer)
         return state._replace(
             step=state.step + 1, policy=policy, optimizer=optimizer, critic=critic
         )
 
     @partial(jax.jit, static_argnames="self", donate_argnames="state")
     def fit_critic(
-        self, state: TrainState, batch: LearnerBatch, order: Int[Array, "M s"], steps: Int[Array, ""]
+        self,
+        state: TrainState,
+        batch: LearnerBatch,
+        order: Int[Array, "M s"],
+        steps: Int[Array, ""],
     ) -> tuple[TrainState, Metrics]:
         """Gradient steps on the value loss alone: the separate network, or the shared heads on a
         trunk held still (their warm-up)."""

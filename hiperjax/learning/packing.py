@@ -1,8 +1,8 @@
 """list[Trajectory] -> PackedBatch: the border from ragged to fixed shape.
 
 Left of this file nothing is traced; right of it everything is an array. Turns are packed into
-sequences by best fit, longest first; what is left over, in tokens, rows and trajectories, is padding
-of weight zero. Nothing is ever duplicated or dropped.
+sequences by best fit, longest first; what is left over, in tokens, rows and trajectories, is
+padding of weight zero. Nothing is ever duplicated or dropped.
 """
 
 import bisect

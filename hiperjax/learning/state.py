@@ -62,8 +62,8 @@ def init_gradient_critic(
 ) -> CriticState:
     """Heads trained by gradient, on a network of their own (`trunk`, copied) or the policy's."""
     heads = init_heads(width)
-    trunk = None if trunk is None else jax.tree.map(jnp.copy, trunk)
-    return CriticState(heads, trunk, optimizer.init((heads, trunk)), None, None)
+    trained: Any = (heads, None if trunk is None else jax.tree.map(jnp.copy, trunk))
+    return CriticState(*trained, optimizer.init(trained), None, None)
 
 
 def init_state(
