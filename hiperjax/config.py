@@ -183,7 +183,7 @@ class CriticConfig:
     warmup_epochs: int = 4
     """shared, separate: passes over the first batch before the first policy step."""
     value_clip: float | None = None
-    """shared, separate: largest rewarded move of a value an iteration (official: 0.5); none: free."""
+    """shared, separate: largest rewarded move of a value (official: 0.5); none: free."""
     coefficient: float = 1.0
     """shared: weight of the value loss beside the policy's."""
 

@@ -45,7 +45,7 @@ _HOUSEHOLD_TINY = RunConfig(
     env=EnvConfig(task_types=_FIVE_TYPES),
     prompt=PromptConfig(style="compact", history_length=1, prompt_length=112, reply_length=24),
     rollout=RolloutConfig(episodes=48, slots=24, decode_chunk=24),
-    imitation=ImitationConfig(steps=900, check_every=150),
+    imitation=ImitationConfig(steps=300, check_every=50),
     credit=_TINY_CREDIT,
     critic=CriticConfig(kind="features"),
     ppo=_TINY_PPO,

@@ -1,9 +1,9 @@
-"""The nouns of the project: an importable glossary, no behaviour beyond tiny properties.
+"""The nouns of the project: an importable glossary, no behavior beyond tiny properties.
 
 Axes: `B` trajectories, `T` turn slots a trajectory; `S` sequences of `C` tokens, `K` turns at most
 in each; `N = S * K` rows (one row = one turn), `R` reply tokens a row. Tokens live in sequences,
-replies in rows, credit in a grid `[B, T]` of scalars; `TurnGrid.row` is the only bridge between grid and
-rows.
+replies in rows, credit in a grid `[B, T]` of scalars; `TurnGrid.row` is the only bridge between
+grid and rows.
 
 This module never imports jax: environment workers import it before XLA wakes.
 """

@@ -106,6 +106,7 @@ class ChatRenderer:
 
 _BANNER = re.compile(r"-=.*?=-|Your task is to:.*|Looking quickly around you, you see .*", re.S)
 _DROPPED = re.compile(r"\b(?:a|an|the|you|and|it|is|are|of|in|on|to|from|with|see|i)\b|[^\w\s|]")
+_COMMON = {"put", "two", "some", "them"}
 _HIDDEN = ("look", "inventory", "help", "examine ", "close ")
 _GROUPS = (("go to ", "", " "), ("click[", "]", " , "))
 """Opening and closing of commands listed under one heading, and what separates their insides."""
@@ -116,13 +117,19 @@ def _squeeze(text: str) -> str:
     return " ".join(_DROPPED.sub(" ", _BANNER.sub(" ", text).lower()).split())
 
 
+def _star(text: str, wanted: set[str]) -> str:
+    """Put a star before the words that are wanted."""
+    return " ".join(f"* {word}" if word in wanted else word for word in text.split())
+
+
 @dataclasses.dataclass(frozen=True)
 class CompactRenderer:
     """The prompt for tiny models: the same fields in few words.
 
     Commands that share a long-winded opening (`go to`, `click[`) are listed under it once; those
     that rarely matter (look, inventory, help, examine, close) are not shown, though the
-    environment still accepts them.
+    environment still accepts them. Words of the task are starred in the observation and among the
+    actions: to match a word with itself is what a tiny transformer takes longest to learn.
     """
 
     history_length: int = 1
@@ -134,7 +141,9 @@ class CompactRenderer:
         parts = [_squeeze(observation.task), "goal", subgoal or NO_SUBGOAL]
         for turn in past:
             parts += ["then", _squeeze(turn.observation), "act", self.render_action(turn.action)]
-        parts += ["now", _squeeze(observation.text), "can", self._list(observation.admissible)]
+        wanted = set(_squeeze(observation.task).split()) - _COMMON
+        now, can = _squeeze(observation.text), self._list(observation.admissible)
+        parts += ["now", _star(now, wanted), "can", _star(can, wanted)]
         return " ".join(part for part in parts if part)
 
     def _list(self, admissible: Sequence[str]) -> str:

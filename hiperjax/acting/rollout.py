@@ -1,9 +1,9 @@
 """Slots x environments -> trajectories.
 
 A fixed number of slots; each holds one episode. An episode that ends leaves its slot at once and
-the next one waiting takes it. Prompts of all slots that wait for one are prefilled together, then every
-slot decodes in chunks; between chunks the host harvests finished replies, parses them, steps the
-environments and renders the next prompts.
+the next one waiting takes it. Prompts of all slots that wait for one are prefilled together, then
+every slot decodes in chunks; between chunks the host harvests finished replies, parses them, steps
+the environments and renders the next prompts.
 """
 
 import collections

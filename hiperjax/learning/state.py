@@ -61,9 +61,9 @@ def init_gradient_critic(
     optimizer: optax.GradientTransformation, width: int, trunk: Params | None
 ) -> CriticState:
     """Heads trained by gradient, on a network of their own (`trunk`, copied) or the policy's."""
-    heads = init_heads(width)
-    trained: Any = (heads, None if trunk is None else jax.tree.map(jnp.copy, trunk))
-    return CriticState(*trained, optimizer.init(trained), None, None)
+    trained: Any = (init_heads(width), None if trunk is None else jax.tree.map(jnp.copy, trunk))
+    heads, trunk = trained
+    return CriticState(heads, trunk, optimizer.init(trained), None, None)
 
 
 def init_state(

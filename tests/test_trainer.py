@@ -1,0 +1,208 @@
+"""The walk as a whole: it runs, it resumes bit for bit, it refuses what cannot be."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from hiperjax.assembly import load_config, restore_run, save_config
+from hiperjax.checkpoint import CheckpointError, Checkpoints
+from hiperjax.config import ConfigError, EnvConfig, RunConfig, validate
+from hiperjax.envs.base import Step, Suite
+from hiperjax.envs.workers import InlineWorkers
+from hiperjax.inspection import evaluate_run
+from hiperjax.metrics import METRICS, Recorder, read_lines, wilson_interval
+from hiperjax.presets import PRESETS
+from hiperjax.trainer import TrainingStopped, choose_tasks, collect, open_run, train
+from hiperjax.metrics import Timer
+
+BASE = PRESETS["household-tiny"][1]
+
+
+def small(out: pathlib.Path, **changes) -> RunConfig:
+    """The quick start, much smaller: two blocks of width 16, eight episodes an iteration."""
+    nested = {
+        "model": dict(hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2,
+                      num_kv_heads=1),
+        "rollout": dict(episodes=6, slots=4),
+        "imitation": dict(steps=20, episodes=20, check_every=10),
+        "ppo": dict(minibatch_sequences=16),
+        "critic": dict(random_features=8),
+        "eval": dict(every=2, max_tasks=4),
+        "env": dict(max_turns=5),
+    }  # fmt: skip
+    parts = {k: dataclasses.replace(getattr(BASE, k), **v) for k, v in nested.items()}
+    return dataclasses.replace(BASE, out=out, iterations=4, checkpoint_every=2, **parts, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> pathlib.Path:
+    """A finished run of four iterations."""
+    return train(small(tmp_path_factory.mktemp("run") / "whole"))
+
+
+def test_a_run_leaves_everything_a_user_looks_for(finished):
+    records = read_lines(finished / METRICS)
+    assert [r["iteration"] for r in records] == [0, 1, 2, 3, 4]
+    assert {"success", "switch_share", "segment_length", "malformed_share", "subgoal_entropy",
+            "explained_variance_low", "advantage_std_high", "mismatch_max"} <= set(records[1])  # fmt: skip
+    assert "eval/unseen/success" in records[0] and "eval/unseen/success" in records[4]
+    assert records[1]["mismatch_max"] < 1e-4, "sampler and learner agree"
+    assert (finished / "config.json").is_file() and (finished / "tokenizer").is_dir()
+    assert list((finished / "events").iterdir()) and list((finished / "samples").iterdir())
+    assert load_config(finished) == small(finished)
+    assert "rollout" in read_lines(finished / "timings.jsonl")[1]
+
+
+def test_resuming_continues_bit_for_bit(finished, tmp_path):
+    """A run cut after two of four iterations, then resumed, equals the uninterrupted one."""
+    folder = tmp_path / "cut"
+    train(dataclasses.replace(small(folder), iterations=2))
+    save_config(small(folder), folder)  # as if it had been killed on its way to four
+    with (folder / METRICS).open("a") as file:  # what a killed process wrote after its last save
+        file.write('{"iteration": 3, "success": 9.0}\n{"iteration": 4, "su')
+    train(RunConfig(), resume=folder)
+    assert (folder / METRICS).read_text() == (finished / METRICS).read_text()
+    whole, again = (restore_run(path, "last")[1] for path in (finished, folder))
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_another_run_can_start_from_this_ones_start(finished, tmp_path):
+    config = dataclasses.replace(small(tmp_path / "next"), init=finished, iterations=0)
+    folder = train(config)
+    start = restore_run(finished, "start")[1].policy
+    for a, b in zip(
+        jax.tree.leaves(restore_run(folder, "last")[1].policy), jax.tree.leaves(start), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_can_be_evaluated(finished, tmp_path, capsys):
+    out = tmp_path / "result.json"
+    evaluate_run(str(finished), split="seen", max_tasks=6, out=out)
+    printed = capsys.readouterr().out
+    assert "split seen, 6 tasks" in printed and "95 % interval" in printed
+    assert 0 <= json.loads(out.read_text())["eval/seen/success"] <= 1
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(finished, tmp_path):
+    folder = tmp_path / "other"
+    shutil.copytree(finished, folder)
+    config = load_config(folder)
+    wider = dataclasses.replace(config.model, intermediate_size=32)
+    save_config(dataclasses.replace(config, model=wider), folder)
+    with pytest.raises(CheckpointError, match=r"another architecture.*expected \(1, 32, 16\)"):
+        restore_run(folder)
+
+
+def test_a_half_written_checkpoint_is_refused(finished, tmp_path):
+    folder = tmp_path / "half"
+    shutil.copytree(finished, folder)
+    index = Checkpoints(folder / "checkpoints").index
+    state = folder / "checkpoints" / f"iteration_{index['last']:06d}"
+    for path in state.rglob("*"):
+        if path.is_file() and path.stat().st_size > 100:
+            path.unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        restore_run(folder, "last")
+    shutil.rmtree(state)
+    with pytest.raises(CheckpointError, match="missing, though"):
+        restore_run(folder, "last")
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no config.json; expected a run folder"):
+        restore_run(tmp_path)
+
+
+class Failing(InlineWorkers):
+    """Workers whose environments raise on every third step."""
+
+    def __init__(self, suite: Suite, share: int):
+        super().__init__(suite)
+        self.steps, self.share = 0, share
+
+    def _step(self, slot: int, action: str) -> Step:
+        self.steps += 1
+        if self.steps % self.share == 0:
+            return self._fail(slot, ZeroDivisionError("the stove is on fire"))
+        return super()._step(slot, action)
+
+
+def test_an_environment_that_raises_costs_its_episode_and_no_more(finished, tmp_path, capsys):
+    config = dataclasses.replace(small(tmp_path / "r"), init=finished)
+    config = dataclasses.replace(config, env=dataclasses.replace(config.env, max_failure_rate=0.5))
+    run = open_run(config, None)
+    run.agent.rollout.workers = Failing(run.agent.suite, 15)
+    result = collect(run, Timer())
+    assert result.failures and len(result.trajectories) + len(result.failures) == 6
+    assert "the stove is on fire" in capsys.readouterr().out
+    run.agent.rollout.workers = Failing(run.agent.suite, 2)
+    with pytest.raises(TrainingStopped, match="of 6 episodes failed"):
+        collect(run, Timer())
+    assert run.checkpoints.exists(), "the state was saved before stopping"
+    run.recorder.close()
+
+
+def test_task_order_is_a_function_of_position():
+    tasks = [f"t{i}" for i in range(7)]
+    long = choose_tasks(tasks, seed=1, first=0, count=21)
+    assert all(sorted(long[i : i + 7]) == tasks for i in (0, 7, 14)), "each once an epoch"
+    assert long[:7] != long[7:14]
+    pieces = choose_tasks(tasks, 1, 0, 5) + choose_tasks(tasks, 1, 5, 9)
+    assert pieces == long[:14]
+    assert choose_tasks(tasks, seed=2, first=0, count=7) != long[:7]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(rollout=dataclasses.replace(BASE.rollout, group_size=5)), "multiple of rollout.group"),
+        (dict(credit=dataclasses.replace(BASE.credit, gamma=1.5)), "credit.gamma is 1.5"),
+        (dict(credit=dataclasses.replace(BASE.credit, estimator="magic")), "estimator is 'magic'"),
+        (dict(rollout=dataclasses.replace(BASE.rollout, temperature=0.0)), "training must sample"),
+        (dict(model=dataclasses.replace(BASE.model, num_heads=5)), "multiple of"),
+        (dict(ppo=dataclasses.replace(BASE.ppo, micro_sequences=5)), "micro_sequences 5"),
+        (dict(env=EnvConfig(suite="alfworld"), prompt=BASE.prompt), "128"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(change, message):
+    with pytest.raises(ConfigError, match=message):
+        validate(dataclasses.replace(BASE, **change))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_and_survive_the_run_folder(name, tmp_path):
+    config = validate(PRESETS[name][1])
+    save_config(config, tmp_path)
+    assert load_config(tmp_path) == config
+
+
+def test_an_unknown_field_in_a_run_folder_is_an_error(tmp_path):
+    save_config(BASE, tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+    raw["credit"]["lambda_magic"] = 1
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(ValueError, match="lambda_magic"):
+        load_config(tmp_path)
+
+
+def test_the_recorder_forgets_what_lies_after_the_iteration_it_opens_at(tmp_path):
+    recorder = Recorder(tmp_path)
+    for i in range(4):
+        recorder.write(i, {"a": i / 3}, {"rollout": 1.0})
+    recorder.close()
+    Recorder(tmp_path, iteration=1).close()
+    assert [r["iteration"] for r in read_lines(tmp_path / METRICS)] == [0, 1]
+
+
+def test_wilson_intervals():
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    low, high = wilson_interval(133, 140)  # textbook values
+    assert (round(low, 3), round(high, 3)) == (0.9, 0.976)
+    assert wilson_interval(0, 10)[0] == 0.0 and wilson_interval(10, 10)[1] == 1.0
