@@ -140,7 +140,14 @@ def build_agent(config: RunConfig, folder: pathlib.Path | None = None) -> Agent:
         strict_format=p.strict_format,
         rewrite_on_keep=p.rewrite_on_keep,
     )
-    learner = Learner(model, credit=config.credit, critic=config.critic, ppo=config.ppo)
+    learner = Learner(
+        model,
+        credit=config.credit,
+        critic=config.critic,
+        ppo=config.ppo,
+        group_size=r.group_size,
+        temperature=r.temperature,
+    )
     return Agent(config, suite, prompter, model, workers, rollout, learner, max_turns)
 
 

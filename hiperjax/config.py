@@ -95,7 +95,7 @@ class RolloutConfig:
     decode_chunk: int = 16
     """Tokens decoded under one dispatch."""
     temperature: float = 1.0
-    """Sampling temperature in training."""
+    """Sampling temperature in training; the policy that learns is the tempered one."""
     top_p: float = 1.0
     """Nucleus mass kept in training; 1 keeps everything."""
 
@@ -118,6 +118,8 @@ class ImitationConfig:
     """Share of episodes held out to measure the loss."""
     check_every: int = 100
     """Steps between measurements of the held-out loss."""
+    stop_loss: float = 0.0
+    """Stop as soon as the held-out loss is this low: a mediocre start, left to be improved on."""
     patience: int = 3
     """Measurements without a new best held-out loss before imitation stops early."""
 
@@ -127,7 +129,10 @@ class CreditConfig:
     """From rewards to advantages."""
 
     estimator: str = "hae"
-    """Name in the estimator registry: hae, flat_gae, grpo, gigpo, ..."""
+    """Name in the estimator registry: hae, hae_paper, flat_gae, grpo, gigpo, ..."""
+    compare_every: int = 0
+    """Iterations between comparisons of all estimators on the batch at hand, logged under lab/;
+    0 is never."""
     gamma: float = 1.0
     """Discount a turn."""
     lambda_turn: float = 1.0
@@ -153,6 +158,8 @@ class CreditConfig:
     """Subtracted where a KEEP turn rewrites the subgoal in force."""
     whitening: Literal["standard", "scale", "none"] = "standard"
     """Each stream over its own turns: to mean 0 and spread 1, spread only, or not at all."""
+    critic_targets: Literal["lambda", "one_step"] = "lambda"
+    """Value targets: lambda-returns (official code), or one bootstrapped step (paper)."""
     weight_low: float = 1.0
     """Weight of the action stream."""
     weight_high: float = 1.0

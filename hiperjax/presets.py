@@ -28,7 +28,7 @@ _FIVE_TYPES = (
     "pick_cool_then_place_in_recep",
 )
 _TINY_PPO = PpoConfig(
-    learning_rate=4e-4,
+    learning_rate=3e-4,
     warmup_steps=2,
     beta2=0.99,
     weight_decay=0.0,
@@ -44,8 +44,8 @@ _HOUSEHOLD_TINY = RunConfig(
     target=0.85,
     env=EnvConfig(task_types=_FIVE_TYPES),
     prompt=PromptConfig(style="compact", history_length=1, prompt_length=112, reply_length=24),
-    rollout=RolloutConfig(episodes=48, slots=24, decode_chunk=24),
-    imitation=ImitationConfig(steps=300, check_every=50),
+    rollout=RolloutConfig(episodes=48, slots=24, decode_chunk=24, temperature=0.6),
+    imitation=ImitationConfig(steps=400, check_every=25, stop_loss=0.09),
     credit=_TINY_CREDIT,
     critic=CriticConfig(kind="features"),
     ppo=_TINY_PPO,

@@ -178,6 +178,8 @@ def imitate_expert(agent: Agent, policy: Params, progress: Progress) -> Params:
         bad = 0 if held_loss < best_loss else bad + 1
         if held_loss < best_loss:
             best, best_loss = jax.tree.map(jnp.copy, state.policy), held_loss
+        if held_loss <= c.stop_loss:
+            break
         if bad >= c.patience:
             progress.say(f"imitation: stopped early, no better held-out loss in {bad} measurements")
             break

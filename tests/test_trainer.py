@@ -15,10 +15,10 @@ from hiperjax.config import ConfigError, EnvConfig, RunConfig, validate
 from hiperjax.envs.base import Step, Suite
 from hiperjax.envs.workers import InlineWorkers
 from hiperjax.inspection import evaluate_run
-from hiperjax.metrics import METRICS, Recorder, read_lines, wilson_interval
+from hiperjax.learning.learner import find_estimator
+from hiperjax.metrics import METRICS, Recorder, Timer, read_lines, wilson_interval
 from hiperjax.presets import PRESETS
 from hiperjax.trainer import TrainingStopped, choose_tasks, collect, open_run, train
-from hiperjax.metrics import Timer
 
 BASE = PRESETS["household-tiny"][1]
 
@@ -162,9 +162,11 @@ def test_task_order_is_a_function_of_position():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(rollout=dataclasses.replace(BASE.rollout, group_size=5)), "multiple of rollout.group"),
+        (
+            dict(rollout=dataclasses.replace(BASE.rollout, group_size=5)),
+            "multiple of rollout.group",
+        ),
         (dict(credit=dataclasses.replace(BASE.credit, gamma=1.5)), "credit.gamma is 1.5"),
-        (dict(credit=dataclasses.replace(BASE.credit, estimator="magic")), "estimator is 'magic'"),
         (dict(rollout=dataclasses.replace(BASE.rollout, temperature=0.0)), "training must sample"),
         (dict(model=dataclasses.replace(BASE.model, num_heads=5)), "multiple of"),
         (dict(ppo=dataclasses.replace(BASE.ppo, micro_sequences=5)), "micro_sequences 5"),
@@ -174,6 +176,16 @@ def test_task_order_is_a_function_of_position():
 def test_impossible_settings_are_refused_by_name(change, message):
     with pytest.raises(ConfigError, match=message):
         validate(dataclasses.replace(BASE, **change))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("magic", "is 'magic'; expected one of"), ("grpo", "group_size is 1, expected at least 2"),
+     ("beacon", "needs milestones")],
+)  # fmt: skip
+def test_estimators_that_cannot_be_trained_with_are_refused(name, message):
+    with pytest.raises(ConfigError, match=message):
+        find_estimator(name, group_size=1)
 
 
 @pytest.mark.parametrize("name", PRESETS)

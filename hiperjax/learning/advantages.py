@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from hiperjax.learning.credit import Credit, CreditInputs, Estimator, Options
-from hiperjax.learning.hierarchical import flat_gae_credit, hae_credit, require
+from hiperjax.learning.hierarchical import flat_gae_credit, hae_credit, paper_hae_credit, require
 from hiperjax.learning.rivals import RIVALS
 from hiperjax.learning.shaping import shape_rewards
 from hiperjax.types import TurnGrid, TurnRows
@@ -34,6 +34,7 @@ ESTIMATORS: dict[str, Estimator] = {
     estimator.name: estimator
     for estimator in (
         Estimator("hae", hae_credit, hierarchical=True, needs_groups=False, heads=HEADS),
+        Estimator("hae_paper", paper_hae_credit, True, needs_groups=False, heads=HEADS),
         Estimator(
             "flat_gae", flat_gae_credit, hierarchical=False, needs_groups=False, heads=("term",)
         ),

@@ -69,10 +69,14 @@ def reply_logprobs(
     hidden: Float[Array, "s C D"],
     reply_at: Int[Array, "s K"],
     reply: Int[Array, "s K R"],
+    temperature: float = 1.0,
 ) -> tuple[Float[Array, "s K R"], Float[Array, "s K R"]]:
-    """Log-probs and entropies at reply positions only: each is read one token earlier."""
+    """Log-probs and entropies at reply positions only: each is read one token earlier.
+
+    The policy is the tempered distribution, the one that was sampled from.
+    """
     before = reply_at[..., None] - 1 + jnp.arange(reply.shape[-1])[None, None]
-    return token_logprobs(logits(params, config, read(hidden, before)), reply)
+    return token_logprobs(logits(params, config, read(hidden, before)) / temperature, reply)
 
 
 def by_sequence(x: Array, sequences: Sequences) -> Array:

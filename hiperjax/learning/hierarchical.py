@@ -1,5 +1,7 @@
 """The estimators that read a critic: HAE and flat turn-level GAE."""
 
+import dataclasses
+
 import jax.numpy as jnp
 from hiperjax_kernels.gae import gae_batch
 from hiperjax_kernels.hae import HaeInputs, HaeOutputs, hae_batch
@@ -48,6 +50,17 @@ def hae_credit(inputs: CreditInputs, options: Options) -> Credit:
         fit_high=inputs.mask if options.v_high_targets == "all" else boundary,
         fit_term=fit_term,
     )
+
+
+def paper_hae_credit(inputs: CreditInputs, options: Options) -> Credit:
+    """HAE as HiPER states it: no credit across a boundary, V_high fitted at boundaries only.
+
+    `hae` with lambda_boundary 0 and v_high_targets "boundaries", whatever the options say.
+
+    Options: gamma, lambda_turn, lambda_segment, critic_targets, switch_advantage.
+    """
+    fixed = dataclasses.replace(options, lambda_boundary=0.0, v_high_targets="boundaries")
+    return hae_credit(inputs, fixed)
 
 
 def flat_gae_credit(inputs: CreditInputs, options: Options) -> Credit:

@@ -14,9 +14,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, Key
 
-from hiperjax.config import CreditConfig, CriticConfig, PpoConfig
+from hiperjax.config import ConfigError, CreditConfig, CriticConfig, PpoConfig
 from hiperjax.learning import critic as least_squares
-from hiperjax.learning.advantages import ESTIMATORS, Credit, CreditInputs, estimate
+from hiperjax.learning.advantages import ESTIMATORS, Credit, CreditInputs, Estimator, estimate
 from hiperjax.learning.assignment import (
     gather_inputs,
     list_targets,
@@ -34,6 +34,7 @@ from hiperjax.learning.batches import (
     run_sequences,
 )
 from hiperjax.learning.hierarchical import bootstrap_last_turn
+from hiperjax.learning.lab import compare_estimators, usable_estimators
 from hiperjax.learning.losses import LossInputs, Metrics, ppo_loss, switch_rate_loss, value_loss
 from hiperjax.learning.state import (
     CriticState,
@@ -60,11 +61,14 @@ class Learner:
         credit: CreditConfig,
         critic: CriticConfig,
         ppo: PpoConfig,
+        group_size: int = 1,
+        temperature: float = 1.0,
         score_sequences: int = 64,
     ):
         self.model, self.credit, self.critic, self.ppo = model, credit, critic, ppo
-        self.estimator = ESTIMATORS[credit.estimator]
-        self.score_sequences = score_sequences
+        self.estimator = find_estimator(credit.estimator, group_size)
+        self.group_size, self.score_sequences = group_size, score_sequences
+        self.reply_logprobs = partial(reply_logprobs, temperature=temperature)
         rate = optax.linear_schedule(
             ppo.learning_rate / (ppo.warmup_steps + 1), ppo.learning_rate, ppo.warmup_steps
         )
@@ -100,11 +104,13 @@ class Learner:
         def score_slice(part: Any) -> tuple[Array, Array, Array]:
             tokens, (reply_at, reply, value_at) = part
             hidden = run_sequences(state.policy, self.model, tokens)
-            logprobs, _ = reply_logprobs(state.policy, self.model, hidden, reply_at, reply)
+            logprobs, _ = self.reply_logprobs(state.policy, self.model, hidden, reply_at, reply)
             ref = logprobs
             if state.reference is not None:
                 ref_hidden = run_sequences(state.reference, self.model, tokens)
-                ref, _ = reply_logprobs(state.reference, self.model, ref_hidden, reply_at, reply)
+                ref, _ = self.reply_logprobs(
+                    state.reference, self.model, ref_hidden, reply_at, reply
+                )
             if state.critic.trunk is not None:
                 hidden = run_sequences(trunk, self.model, tokens)
             return read(hidden, value_at), logprobs, ref
@@ -139,7 +145,28 @@ class Learner:
             lambda_segment=c.lambda_segment,
             lambda_boundary=c.lambda_boundary,
             v_high_targets=c.v_high_targets,
+            critic_targets=c.critic_targets,
         )
+
+    @partial(jax.jit, static_argnames="self")
+    def compare(self, inputs: CreditInputs) -> Metrics:
+        """What every estimator that can says of this batch (see `lab`)."""
+        c = self.credit
+        names = [
+            name
+            for name in usable_estimators(inputs)
+            if self.group_size > 1 or not ESTIMATORS[name].needs_groups
+        ]
+        found = compare_estimators(
+            inputs,
+            names,
+            gamma=c.gamma,
+            lambda_turn=c.lambda_turn,
+            lambda_segment=c.lambda_segment,
+            lambda_boundary=c.lambda_boundary,
+            v_high_targets=c.v_high_targets,
+        )
+        return {f"lab/{name}": value for name, value in found.items()}
 
     @partial(jax.jit, static_argnames="self", donate_argnames="state")
     def assign(
@@ -205,7 +232,9 @@ class Learner:
         policy, heads = trained
         p = self.ppo
         hidden = run_sequences(policy, self.model, part.sequences)
-        logprobs, entropy = reply_logprobs(policy, self.model, hidden, part.reply_at, part.reply)
+        logprobs, entropy = self.reply_logprobs(
+            policy, self.model, hidden, part.reply_at, part.reply
+        )
         out = ppo_loss(
             LossInputs(
                 logprobs=logprobs,
@@ -354,8 +383,12 @@ class Learner:
         self, state: TrainState, batch: PackedBatch, final: tuple[Any, Any], *, key: Key[Array, ""]
     ) -> tuple[TrainState, Metrics]:
         """Score, assign credit, fit the critic, update the policy: one iteration's learning."""
-        first = int(state.batches) == 0
-        state, prepared, _, metrics = self.assign(state, batch, self.score(state, batch, final))
+        number = int(state.batches)
+        first = number == 0
+        scores = self.score(state, batch, final)
+        state, prepared, inputs, metrics = self.assign(state, batch, scores)
+        if self.credit.compare_every and number % self.credit.compare_every == 0:
+            metrics |= self.compare(inputs)
         order = partial(make_order, count=batch.count, size=self.ppo.minibatch_sequences,
                         total=batch.sequences.tokens.shape[0])  # fmt: skip
         fits = self.critic.warmup_epochs if first else self.ppo.epochs
@@ -369,6 +402,27 @@ class Learner:
                 state, prepared, _, _ = self.assign(state, batch, scores)
         state, policy_metrics = self.update(state, prepared, *order(key, epochs=self.ppo.epochs))
         return state, metrics | policy_metrics
+
+
+def find_estimator(name: str, group_size: int) -> Estimator:
+    """The estimator of a name.
+
+    Raises:
+      ConfigError: there is none, or it compares episodes of one task and there is one of each.
+    """
+    if name not in ESTIMATORS:
+        raise ConfigError(
+            f"credit.estimator is {name!r}; expected one of {', '.join(sorted(ESTIMATORS))}"
+        )
+    estimator = ESTIMATORS[name]
+    if "milestone" in estimator.needs:
+        raise ConfigError(f"credit.estimator {name} needs milestones, which no suite reports yet")
+    if estimator.needs_groups and group_size < 2:
+        raise ConfigError(
+            f"credit.estimator {name} compares episodes of one task; rollout.group_size is "
+            f"{group_size}, expected at least 2"
+        )
+    return estimator
 
 
 def _global_norm(tree: Any) -> Array:
