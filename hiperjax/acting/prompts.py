@@ -10,7 +10,7 @@ to the front.
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from hiperjax.acting.blocks import KEEP_WORD, SWITCH_WORD, render_reply
 from hiperjax.types import Observation
@@ -33,6 +33,7 @@ class PastTurn:
     action: str
 
 
+@runtime_checkable
 class Renderer(Protocol):
     """What a prompt style must do; `prefix` is constant, `render` gives everything after it.
 
