@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Int, Key
 
@@ -36,6 +35,7 @@ from hiperjax.learning.batches import (
 from hiperjax.learning.hierarchical import bootstrap_last_turn
 from hiperjax.learning.lab import compare_estimators, usable_estimators
 from hiperjax.learning.losses import LossInputs, Metrics, ppo_loss, switch_rate_loss, value_loss
+from hiperjax.learning.minibatches import global_norm, make_order, run_steps
 from hiperjax.learning.state import (
     CriticState,
     TrainState,
@@ -73,13 +73,21 @@ class Learner:
             ppo.learning_rate / (ppo.warmup_steps + 1), ppo.learning_rate, ppo.warmup_steps
         )
         self.optimizer = optax.chain(
-            optax.clip_by_global_norm(ppo.grad_clip),
+            optax.clip_byglobal_norm(ppo.grad_clip),
             optax.adamw(rate, b2=ppo.beta2, weight_decay=ppo.weight_decay),
         )
         self.critic_optimizer = optax.chain(
-            optax.clip_by_global_norm(ppo.grad_clip), optax.adamw(critic.learning_rate)
+            optax.clip_byglobal_norm(ppo.grad_clip), optax.adamw(critic.learning_rate)
         )
+        self._identity = (model, credit, critic, ppo, group_size, temperature, score_sequences)
         self.trains_critic = critic.kind != "features" and self.estimator.needs_critic
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    def __eq__(self, other: object) -> bool:
+        """Learners of one configuration share their compiled programs."""
+        return isinstance(other, Learner) and self._identity == other._identity
 
     def init(self, policy: Params, key: Key[Array, ""]) -> TrainState:
         """A fresh state around policy parameters."""
@@ -315,7 +323,7 @@ class Learner:
             part = jax.tree.map(lambda x: x[index], batch)
             trained = (state.policy, state.critic.heads if heads else None)
             grads, metrics = self._accumulate(self._policy_loss, trained, part)
-            norm = _global_norm(grads)
+            norm = global_norm(grads)
             finite = jnp.isfinite(norm)
             stepped = self._apply(state, grads, heads)
             kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, state)
@@ -326,7 +334,7 @@ class Learner:
             }
             return kept._replace(skipped=skipped), metrics
 
-        return _run_steps(step, state, order, steps)
+        return run_steps(step, state, order, steps)
 
     def _apply(self, state: TrainState, grads: tuple[Any, Any], heads: bool) -> TrainState:
         moves, optimizer = self.optimizer.update(grads[0], state.optimizer, state.policy)
@@ -366,14 +374,14 @@ class Learner:
             trained, optimizer = carry
             part = jax.tree.map(lambda x: x[index], batch)
             grads, metrics = self._accumulate(loss, trained, part)
-            finite = jnp.isfinite(_global_norm(grads))
+            finite = jnp.isfinite(global_norm(grads))
             moves, moved = self.critic_optimizer.update(grads, optimizer, trained)
             new = (optax.apply_updates(trained, moves), moved)
             return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, carry), metrics
 
         critic = state.critic
         start = ((critic.heads, critic.trunk), critic.optimizer)
-        ((heads, trunk), optimizer), metrics = _run_steps(step, start, order, steps)
+        ((heads, trunk), optimizer), metrics = run_steps(step, start, order, steps)
         critic = critic._replace(heads=heads, trunk=trunk, optimizer=optimizer)
         return state._replace(critic=critic), metrics
 
@@ -423,43 +431,3 @@ def find_estimator(name: str, group_size: int) -> Estimator:
             f"{group_size}, expected at least 2"
         )
     return estimator
-
-
-def _global_norm(tree: Any) -> Array:
-    return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)))
-
-
-def make_order(
-    key: Key[Array, ""], *, count: int, total: int, size: int, epochs: int
-) -> tuple[Int[np.ndarray, "M s"], Int[np.ndarray, ""]]:
-    """Minibatches of `epochs` random passes over the first `count` of `total` sequences.
-
-    The last minibatch of a pass is filled with padding, which weighs nothing. Returns room for the
-    passes of a full batch, and how many minibatches are in use.
-
-    Raises:
-      ValueError: `total` leaves no room to fill up the last minibatch.
-    """
-    steps = -(-count // size)
-    if steps * size > total:
-        raise ValueError(f"{total} packed sequences; expected a multiple of the minibatch, {size}")
-    seed = np.asarray(jax.random.key_data(key)).ravel()
-    rng = np.random.default_rng(seed.tolist())
-    order = np.zeros((epochs * (total // size), size), np.int32)
-    for epoch in range(epochs):
-        whole = np.concatenate([rng.permutation(count), np.arange(count, steps * size)])
-        order[epoch * steps : (epoch + 1) * steps] = whole.reshape(steps, size)
-    return order, np.asarray(epochs * steps, np.int32)
-
-
-def _run_steps(step: Any, carry: Any, order: Array, steps: Array) -> tuple[Any, Metrics]:
-    """`step` over the first `steps` rows of `order`; the last carry and the mean metrics."""
-    shapes = jax.eval_shape(step, carry, order[0])[1]
-    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-    def body(i: Array, loop: tuple[Any, Any]) -> tuple[Any, Any]:
-        carry, metrics = step(loop[0], order[i])
-        return carry, jax.tree.map(jnp.add, loop[1], metrics)
-
-    carry, total = jax.lax.fori_loop(0, steps, body, (carry, zero))
-    return carry, jax.tree.map(lambda x: x / jnp.maximum(steps, 1), total)

@@ -1,0 +1,51 @@
+"""Minibatches: which sequences each optimizer step sees, and the loop over the steps in use."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from hiperjax.learning.losses import Metrics
+
+
+def global_norm(tree: Any) -> Array:
+    """Euclidean norm over all leaves."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)))
+
+
+def make_order(
+    key: Key[Array, ""], *, count: int, total: int, size: int, epochs: int
+) -> tuple[Int[np.ndarray, "M s"], Int[np.ndarray, ""]]:
+    """Minibatches of `epochs` random passes over the first `count` of `total` sequences.
+
+    The last minibatch of a pass is filled with padding, which weighs nothing. Returns room for the
+    passes of a full batch, and how many minibatches are in use.
+
+    Raises:
+      ValueError: `total` leaves no room to fill up the last minibatch.
+    """
+    steps = -(-count // size)
+    if steps * size > total:
+        raise ValueError(f"{total} packed sequences; expected a multiple of the minibatch, {size}")
+    seed = np.asarray(jax.random.key_data(key)).ravel()
+    rng = np.random.default_rng(seed.tolist())
+    order = np.zeros((epochs * (total // size), size), np.int32)
+    for epoch in range(epochs):
+        whole = np.concatenate([rng.permutation(count), np.arange(count, steps * size)])
+        order[epoch * steps : (epoch + 1) * steps] = whole.reshape(steps, size)
+    return order, np.asarray(epochs * steps, np.int32)
+
+
+def run_steps(step: Any, carry: Any, order: Array, steps: Array) -> tuple[Any, Metrics]:
+    """`step` over the first `steps` rows of `order`; the last carry and the mean metrics."""
+    shapes = jax.eval_shape(step, carry, order[0])[1]
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def body(i: Array, loop: tuple[Any, Any]) -> tuple[Any, Any]:
+        carry, metrics = step(loop[0], order[i])
+        return carry, jax.tree.map(jnp.add, loop[1], metrics)
+
+    carry, total = jax.lax.fori_loop(0, steps, body, (carry, zero))
+    return carry, jax.tree.map(lambda x: x / jnp.maximum(steps, 1), total)
