@@ -23,9 +23,11 @@ COMPILED = {
 
 
 def credit_of(batch: list[Trajectory], name: str) -> Credit:
-    """Credit `[B, T]` with a made-up critic: a head says what the turn's tokens sum to."""
-    rows, grid = pack(batch, max_turns=TURNS, length_multiple=8, trajectory_multiple=EPISODES)
-    said = (rows.tokens * rows.token_mask).sum(axis=1) / VOCABULARY
+    """Credit `[B, T]` with a made-up critic: a head says what the reply sums to."""
+    _, rows, grid, _ = pack(
+        batch, max_turns=TURNS, length=32, per_sequence=2, trajectory_multiple=EPISODES
+    )
+    said = (rows.reply * rows.response_mask).sum(axis=1) / VOCABULARY
 
     def read(scale: float) -> np.ndarray:
         return np.where(grid.mask, scale * said[grid.row], np.nan).astype(np.float32)

@@ -212,7 +212,7 @@ class Prompter:
                 return ids, dropped
         raise PromptTooLong(
             f"task '{observation.task}': the prompt has {len(ids)} tokens without any history; "
-            f"expected at most {self.limit}; raise rollout.prompt_length"
+            f"expected at most {self.limit}; raise prompt.prompt_length"
         )
 
     def tokenize(self, text: str) -> list[int]:

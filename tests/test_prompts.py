@@ -1,0 +1,125 @@
+"""Prompts: rules first and constant, nothing lost but history, actions restored word for word."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hiperjax.acting.blocks import TAGS
+from hiperjax.acting.demonstrations import demonstrate, list_texts, transcribe
+from hiperjax.acting.prompts import (
+    ChatRenderer,
+    CompactRenderer,
+    PastTurn,
+    Prompter,
+    PromptTooLong,
+    make_renderer,
+)
+from hiperjax.envs.registry import make_suite
+from hiperjax.models.tokenizers import load_tokenizer, train_tokenizer
+from hiperjax.types import Observation
+
+SUITE = make_suite("household")
+DEMOS = list(demonstrate(SUITE, SUITE.tasks("train")[:30], max_turns=16, seed=0, noise=0.2))
+SEEN = Observation(
+    "You see a mug 1.", "put a mug in shelf.", ("go to shelf 1", "take mug 1", "help")
+)
+PAST = [PastTurn(i, f"room {i}", f"go to shelf {i}") for i in range(1, 6)]
+
+
+def compact_prompter(limit=200, history_length=1):
+    renderer = CompactRenderer(history_length=history_length)
+    texts = (text for demo in DEMOS for text in list_texts(renderer, demo))
+    return Prompter(renderer, train_tokenizer(texts, TAGS, phrases=renderer.phrases), limit)
+
+
+def test_chat_prompts_show_every_field_after_a_constant_prefix():
+    renderer = make_renderer("chat", role="You are a cook.", history_length=2)
+    text = renderer.render(SEEN, PAST[:2], "find a mug")
+    for part in (SEEN.text, SEEN.task, "find a mug", "'take mug 1'", "room 2", "go to shelf 2"):
+        assert part in text
+    assert "'help'" not in text
+    assert renderer.prefix.startswith("You are a cook.")
+    assert all(tag in renderer.prefix for tag in TAGS)
+    assert "Current subgoal: None" in renderer.render(SEEN, [], "")
+
+
+def test_history_is_dropped_oldest_first_and_counted():
+    vocabulary: dict[str, int] = {}
+
+    class Words:  # a tokenizer of blanks, so that lengths are easy to count
+        chat_template = None
+
+        class backend_tokenizer:
+            @staticmethod
+            def encode(text, add_special_tokens):
+                ids = [vocabulary.setdefault(word, len(vocabulary)) for word in text.split()]
+                return type("Encoding", (), {"ids": ids})()
+
+    renderer = ChatRenderer(role="r", history_length=3)
+
+    def encode(limit):
+        ids, dropped = Prompter(renderer, Words(), limit).encode(SEEN, PAST, "find a mug")
+        words = list(vocabulary)
+        return " ".join(words[i] for i in ids), dropped, len(ids)
+
+    whole, dropped, size = encode(10_000)
+    assert dropped == 0 and "room 3" in whole and "room 2" not in whole
+    shorter, dropped, _ = encode(size - 1)
+    assert dropped == 1 and "room 3" not in shorter and "room 5" in shorter
+    bare, dropped, least = encode(size - 30)
+    assert dropped == 3 and "room" not in bare
+    assert all(part in bare for part in (SEEN.task, SEEN.text, "find a mug", "take mug 1"))
+    with pytest.raises(PromptTooLong, match=r"expected at most .*raise prompt.prompt_length"):
+        encode(least - 1)
+
+
+def test_compact_prompts_star_the_words_of_the_task():
+    text = CompactRenderer().render(SEEN, [], "find mug")
+    assert "now * mug 1" in text and "go to * shelf 1" in text and "take * mug 1" in text
+
+
+@given(st.integers(0, len(DEMOS) - 1), st.data())
+def test_every_admissible_action_survives_the_compact_rendering(number, data):
+    demo = DEMOS[number]
+    observation = demo.observations[data.draw(st.integers(0, len(demo.plans) - 1))]
+    renderer = CompactRenderer()
+    for action in observation.admissible:
+        rendered = renderer.render_action(action)
+        assert renderer.restore_action(rendered, observation.admissible) == action
+
+
+@pytest.mark.parametrize(
+    ("written", "restored"),
+    [("search[ red shoes ]", "search[red shoes]"), ("click [ buy now ]", "click[Buy Now]"),
+     ("nonsense", "nonsense")],
+)  # fmt: skip
+def test_brackets_are_closed_up_again(written, restored):
+    assert CompactRenderer().restore_action(written, ("click[Buy Now]",)) == restored
+
+
+@pytest.mark.parametrize("history_length", [1, 2])
+def test_demonstrations_become_well_formed_trajectories(history_length):
+    """What the expert did, word for word; without unknown tokens."""
+    prompter = compact_prompter(history_length=history_length)
+    trajectories = transcribe(prompter, DEMOS)
+    unknown = prompter.tokenizer.unk_token_id
+    for demo, trajectory in zip(DEMOS, trajectories, strict=True):
+        assert [t.blocks.action for t in trajectory.turns] == [p.action for p in demo.plans]
+        assert [t.blocks.switch for t in trajectory.turns] == [p.switch for p in demo.plans]
+        assert all(t.blocks.well_formed and not t.blocks.keep_violation for t in trajectory.turns)
+        assert all(unknown not in t.prompt_ids and unknown not in t.response_ids
+                   for t in trajectory.turns)  # fmt: skip
+        assert trajectory.success == demo.last.terminated
+        assert (trajectory.final_prompt_ids is None) == demo.last.terminated
+
+
+def test_the_qwen_tokenizer_and_its_chat_template(shared):
+    prompter = Prompter(
+        ChatRenderer(role="r"), load_tokenizer(shared("data/tokenizer/qwen2")), 2048
+    )
+    trajectory = transcribe(prompter, DEMOS[:1])[0]
+    assert all(turn.blocks.well_formed for turn in trajectory.turns)
+    prompts = [prompter.tokenizer.decode(turn.prompt_ids) for turn in trajectory.turns]
+    assert all(text.endswith("<|im_start|>assistant\n") for text in prompts)
+    head = len(prompts[0].split(prompter.renderer.prefix)[0]) + len(prompter.renderer.prefix)
+    assert len({text[:head] for text in prompts}) == 1, "one prefix for every turn"

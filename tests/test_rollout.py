@@ -1,0 +1,87 @@
+"""Rollout: the same episodes whatever the slots; nothing lost, nothing played twice."""
+
+import jax
+import numpy as np
+import pytest
+
+from hiperjax.acting.blocks import TAGS
+from hiperjax.acting.demonstrations import demonstrate, list_texts
+from hiperjax.acting.prompts import CompactRenderer, Prompter
+from hiperjax.acting.rollout import Rollout, choose_bucket
+from hiperjax.envs.registry import make_suite
+from hiperjax.envs.workers import InlineWorkers
+from hiperjax.learning.health import describe, segments, warn_of_collapse
+from hiperjax.models.tokenizers import train_tokenizer
+from hiperjax.models.transformer import TransformerConfig, init_params
+from hiperjax.transcript import render_trajectory
+from hiperjax.types import Ending
+
+SUITE = make_suite("household")
+RENDERER = CompactRenderer()
+DEMOS = demonstrate(SUITE, SUITE.tasks("train")[:30], max_turns=16, seed=0, noise=0.2)
+TOKENIZER = train_tokenizer((t for d in DEMOS for t in list_texts(RENDERER, d)), TAGS)
+MODEL = TransformerConfig(
+    vocab_size=len(TOKENIZER), hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2,
+    num_kv_heads=1, head_dim=8, embedding_std=0.3,
+)  # fmt: skip
+PARAMS = init_params(MODEL, jax.random.key(0))
+TASKS = SUITE.tasks("train")[100:107]
+
+
+def collect(slots, chunk, limit=120):
+    rollout = Rollout(
+        config=MODEL, prompter=Prompter(RENDERER, TOKENIZER, limit), suite=SUITE,
+        workers=InlineWorkers(SUITE), slots=slots, prompt_length=limit, reply_length=12,
+        max_turns=4, decode_chunk=chunk,
+    )  # fmt: skip
+    return rollout.collect(PARAMS, TASKS, key=jax.random.key(5), temperature=1.0)
+
+
+def test_episodes_do_not_depend_on_slots_or_chunks():
+    plain, other = collect(7, 12), collect(3, 5)
+    assert [t.task_id for t in plain.trajectories] == list(TASKS)
+    assert len(other.trajectories) == len(TASKS)
+    for a, b in zip(plain.trajectories, other.trajectories, strict=True):
+        assert (a.task_id, a.ending, len(a.turns)) == (b.task_id, b.ending, len(b.turns))
+        for s, t in zip(a.turns, b.turns, strict=True):
+            np.testing.assert_array_equal(s.prompt_ids, t.prompt_ids)
+            np.testing.assert_array_equal(s.response_ids, t.response_ids)
+            np.testing.assert_allclose(s.behavior_logprobs, t.behavior_logprobs, atol=1e-5)
+            assert s.blocks == t.blocks
+    stats = plain.stats
+    turns = [turn for t in plain.trajectories for turn in t.turns]
+    assert stats.reply_tokens == sum(len(t.response_ids) for t in turns)
+    assert stats.prompt_tokens == sum(len(t.prompt_ids) for t in turns) <= stats.prefill_slots
+    assert stats.reply_tokens <= stats.decode_slots
+
+
+def test_a_random_model_is_malformed_and_truncated_and_that_is_data():
+    trajectories = collect(4, 12).trajectories
+    assert all(t.ending is Ending.TRUNCATED and len(t.turns) == 4 for t in trajectories)
+    assert all(t.final_prompt_ids is not None for t in trajectories)
+    assert all(t.turns[0].blocks.switch for t in trajectories)
+    health = describe(trajectories)
+    assert health["malformed_share"] == 1.0 and health["switch_share"] == 0.0
+    assert health["segment_length"] == 4.0 and health["segments_3_4"] == 1.0
+    assert [n for n, _ in segments(trajectories[0])] == [4]
+    assert "malformed" in render_trajectory(trajectories[0], TOKENIZER)
+
+
+def test_prompts_that_cannot_fit_cost_their_episode_and_are_named():
+    result = collect(4, 12, limit=20)
+    assert not result.trajectories and len(result.failures) == len(TASKS)
+    assert "PromptTooLong" in result.failures[0].error and "expected at most 20" in (
+        result.failures[0].error
+    )
+
+
+def test_collapse_is_told_plainly():
+    assert "collapsed" in (warn_of_collapse(0.95, 10.0) or "")
+    assert "collapsed" in (warn_of_collapse(0.001, 10.0) or "")
+    assert warn_of_collapse(0.2, 10.0) is None and warn_of_collapse(1.0, 1.0) is None
+
+
+def test_buckets():
+    assert choose_bucket((4, 8), 5) == 8
+    with pytest.raises(ValueError, match="exceeds the largest bucket 8"):
+        choose_bucket((4, 8), 9)
