@@ -73,11 +73,11 @@ class Learner:
             ppo.learning_rate / (ppo.warmup_steps + 1), ppo.learning_rate, ppo.warmup_steps
         )
         self.optimizer = optax.chain(
-            optax.clip_byglobal_norm(ppo.grad_clip),
+            optax.clip_by_global_norm(ppo.grad_clip),
             optax.adamw(rate, b2=ppo.beta2, weight_decay=ppo.weight_decay),
         )
         self.critic_optimizer = optax.chain(
-            optax.clip_byglobal_norm(ppo.grad_clip), optax.adamw(critic.learning_rate)
+            optax.clip_by_global_norm(ppo.grad_clip), optax.adamw(critic.learning_rate)
         )
         self._identity = (model, credit, critic, ppo, group_size, temperature, score_sequences)
         self.trains_critic = critic.kind != "features" and self.estimator.needs_critic
