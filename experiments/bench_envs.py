@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from experiments import bench_webshop
 from hiperjax.envs.alfworld import oracle
 from hiperjax.envs.alfworld.games import find_games_folder, load_library
 from hiperjax.envs.alfworld.suites import AlfworldSuite, GameSource, HouseholdSuite
@@ -137,11 +138,13 @@ def _time(work: Callable[[], object]) -> float:
 
 
 SUITES: dict[str, Callable[[argparse.Namespace], bool]] = {"alfworld": bench_alfworld}
-"""Other worlds are measured by `experiments.bench_webshop`."""
+"""WebShop has a benchmark of its own, `experiments.bench_webshop`."""
 
 
 def main() -> int:
-    """Run the benchmarks named on the command line."""
+    """Run the benchmarks named on the command line; `webshop ...` is bench_webshop's."""
+    if sys.argv[1:2] == ["webshop"]:
+        return bench_webshop.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m experiments.bench_envs", description=__doc__)
     parser.add_argument("suite", nargs="?", default="alfworld", choices=sorted(SUITES))
     parser.add_argument("--games", type=Path, help="folder of official games")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from hiperjax.envs.webshop import WebShopSuite, make_webshop_suite
@@ -132,17 +133,18 @@ def bench_growth(count: int) -> None:
             )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; 0 if every target was met."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of the official files")
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--products", type=int, default=0, help="e.g. 100000")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     met = bench_suite(str(options.data) if options.data else None, options.episodes)
     if options.products:
         bench_growth(options.products)
-    sys.exit(0 if met else 1)
+    return 0 if met else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -63,9 +63,11 @@ def evaluate_run(
         temperature=heat,
         max_tasks=max_tasks,
     )
+    dialect = getattr(agent.suite, "dialect", None)
     how = "greedy" if heat == 0 else f"sampled at temperature {heat}, seed {seed}"
     print(
-        f"{target}, {which} state: {agent.suite.name}, split {split}, "
+        f"{target}, {which} state: {agent.suite.name}"
+        f"{f' ({dialect} dialect)' if dialect else ''}, split {split}, "
         f"{result.overall.trials} tasks in fixed order, at most {agent.max_turns} turns, {how}"
     )
     print(result.table())

@@ -51,6 +51,18 @@ _HOUSEHOLD_TINY = RunConfig(
     ppo=_TINY_PPO,
 )
 
+_WEBSHOP_TINY = dataclasses.replace(
+    _HOUSEHOLD_TINY,
+    env=EnvConfig(suite="webshop"),
+    target=None,
+    prompt=PromptConfig(style="compact", history_length=1, prompt_length=256, reply_length=40),
+    ppo=dataclasses.replace(_TINY_PPO, sequence_length=192, sequence_turns=2),
+    imitation=ImitationConfig(
+        steps=300, episodes=600, sequences=16, check_every=25, stop_loss=0.15
+    ),
+    eval=EvalConfig(splits=("test",)),
+)
+
 _ALFWORLD_SMALL = dataclasses.replace(
     _HOUSEHOLD_TINY,
     env=EnvConfig(suite="alfworld"),
@@ -74,6 +86,11 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
             "household-tiny-six",
             "the same with the sixth task type, pick two and place: about twice as long",
             dataclasses.replace(_HOUSEHOLD_TINY, env=EnvConfig(), iterations=140, target=0.95),
+        ),
+        (
+            "webshop-tiny",
+            "the generated WebShop catalogue, made small, and a tiny transformer",
+            _WEBSHOP_TINY,
         ),
         (
             "alfworld-small",
