@@ -34,7 +34,7 @@ def test_every_estimator_in_one_jitted_call():
 def test_estimators_whose_needs_are_not_met_are_left_out():
     inputs = credit_inputs()._replace(milestone=None, state_id=None)
     assert set(usable_estimators(inputs)) == {
-        "hae", "flat_gae", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline",
+        "hae", "hae_paper", "flat_gae", "grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline",
     }  # fmt: skip
 
 
