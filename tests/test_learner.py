@@ -171,7 +171,8 @@ def test_advantages_stand_on_their_own_blocks_only():
 def test_packing_padding_and_micro_batches_change_nothing(kind):
     """One step over the whole batch is the same however it is laid out."""
     results = []
-    for per_sequence, length, capacity, micro in ((3, 48, 8, 0), (1, 16, 24, 8), (4, 96, 32, 8)):
+    layouts = [(3, 48, 8, 0), (1, 16, 24, 8), (4, 96, 32, 8)]
+    for per_sequence, length, capacity, micro in layouts if kind == "features" else layouts[:2]:
         learner = make_learner(kind, micro_sequences=micro, minibatch_sequences=capacity)
         batch, final = packed(
             per_sequence=per_sequence, length=length, capacity=capacity, multiple=capacity
