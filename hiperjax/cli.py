@@ -191,6 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"hiperjax: no command {args[0]!r}\n\n{_usage()}", file=sys.stderr)
         sys.exit(2)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         code = COMMANDS[args[0]](args[1:])
     except (UsageError, ConfigError, FileNotFoundError, FileExistsError) as error:
