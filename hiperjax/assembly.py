@@ -15,10 +15,11 @@ from hiperjax.acting.demonstrations import Demonstration, demonstrate, list_text
 from hiperjax.acting.prompts import Prompter, Renderer, make_renderer
 from hiperjax.acting.rollout import Rollout
 from hiperjax.checkpoint import Checkpoints, Which
-from hiperjax.config import RunConfig
+from hiperjax.config import ConfigError, RunConfig
 from hiperjax.envs.base import Suite
 from hiperjax.envs.registry import make_suite
 from hiperjax.envs.workers import EnvWorkers, make_workers
+from hiperjax.learning.advantages import ESTIMATORS
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.state import TrainState
 from hiperjax.models.shapes import SHAPES
@@ -122,6 +123,7 @@ def build_agent(config: RunConfig, folder: pathlib.Path | None = None) -> Agent:
     suite = make_suite(config.env.suite, **suite_options(config))
     tokenizer = build_tokenizer(config, suite, folder)
     p, r = config.prompt, config.rollout
+    _check_milestones(config, suite)
     prompter = Prompter(make_run_renderer(config, suite), tokenizer, p.prompt_length)
     model = model_shape(config, len(tokenizer))
     check_vocabulary(tokenizer, model.vocab_size)
@@ -149,6 +151,15 @@ def build_agent(config: RunConfig, folder: pathlib.Path | None = None) -> Agent:
         temperature=r.temperature,
     )
     return Agent(config, suite, prompter, model, workers, rollout, learner, max_turns)
+
+
+def _check_milestones(config: RunConfig, suite: Suite) -> None:
+    estimator = ESTIMATORS.get(config.credit.estimator)
+    if estimator and "milestone" in estimator.needs and not suite.reports_milestones:
+        raise ConfigError(
+            f"credit.estimator {estimator.name} needs milestones, which the suite {suite.name} "
+            "does not report; choose a household, alfworld or webshop suite"
+        )
 
 
 def restore_run(folder: pathlib.Path, which: Which = "best") -> tuple[Agent, TrainState]:

@@ -160,6 +160,29 @@ class CreditConfig:
     """Each stream over its own turns: to mean 0 and spread 1, spread only, or not at all."""
     critic_targets: Literal["lambda", "one_step"] = "lambda"
     """Value targets: lambda-returns (official code), or one bootstrapped step (paper)."""
+    switch_advantage: Literal["return", "two_head"] = "return"
+    """hae: the return up to the boundary less V_term (official code), or the paper's
+    (switch - its probability) * (V_high - V_low under the old subgoal)."""
+    group_std: bool = True
+    """Group estimators: divide by the group's spread too."""
+    group_over: Literal["turns", "episodes"] = "turns"
+    """Group estimators: statistics over turn rows (official code), or over episodes (textbook)."""
+    lone_raw: bool = False
+    """Group estimators: let the raw score of a lone entry through, as the official code does."""
+    row_penalty: float = 0.0
+    """Group estimators: taken off the score of a malformed turn, on top of invalid_penalty."""
+    per_turn_return: bool = False
+    """reinforce_pp: each turn's return-to-go instead of the episode's return."""
+    step_weight: float = 1.0
+    """gigpo, graphgpo, g2po, beacon: weight of the step term beside the episode term."""
+    history: int = 2
+    """hgpo: past states an anchor may hold."""
+    history_exponent: float = 1.0
+    """hgpo: level h weighs (h + 2) ** history_exponent."""
+    omega: float = 0.1
+    """graphgpo: decay a step of distance to the goal."""
+    success_reward: float = 10.0
+    """graphgpo, g2po: value of the goal; beacon: of a milestone."""
     weight_low: float = 1.0
     """Weight of the action stream."""
     weight_high: float = 1.0

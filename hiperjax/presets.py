@@ -18,7 +18,12 @@ from hiperjax.config import (
 DEFAULT = "household-tiny"
 
 _TINY_CREDIT = CreditConfig(
-    gamma=0.97, lambda_segment=1.0, lambda_boundary=1.0, reward_scale=1.0, weight_term=0.3
+    gamma=0.97,
+    lambda_turn=0.9,
+    lambda_segment=0.95,
+    lambda_boundary=0.95,
+    reward_scale=1.0,
+    weight_term=0.3,
 )
 _FIVE_TYPES = (
     "pick_and_place_simple",
@@ -28,11 +33,11 @@ _FIVE_TYPES = (
     "pick_cool_then_place_in_recep",
 )
 _TINY_PPO = PpoConfig(
-    learning_rate=3e-4,
+    learning_rate=2e-4,
     warmup_steps=2,
     beta2=0.99,
     weight_decay=0.0,
-    sequence_length=128,
+    sequence_length=136,
     sequence_turns=3,
     minibatch_sequences=56,
     kl_coefficient=0.0,
@@ -45,7 +50,7 @@ _HOUSEHOLD_TINY = RunConfig(
     env=EnvConfig(task_types=_FIVE_TYPES),
     prompt=PromptConfig(style="compact", history_length=1, prompt_length=112, reply_length=24),
     rollout=RolloutConfig(episodes=48, slots=24, decode_chunk=24, temperature=0.6),
-    imitation=ImitationConfig(steps=400, check_every=25, stop_loss=0.09),
+    imitation=ImitationConfig(steps=400, episodes=2400, check_every=25, stop_loss=0.1),
     credit=_TINY_CREDIT,
     critic=CriticConfig(kind="features"),
     ppo=_TINY_PPO,

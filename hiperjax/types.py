@@ -76,6 +76,8 @@ class Turn:
     """Raw observation the turn was taken at: the anchor of group estimators."""
     admissible: bool = True
     """Whether the action stood in the admissible list."""
+    milestone: bool = False
+    """Whether the action reached a part of the goal for the first time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -150,6 +152,8 @@ class TurnGrid(NamedTuple):
     final_state_id: Int[Any, " B"]
     """identity of the observation after the last action"""
     reply_tokens: Int[Any, "B T"]
+    milestone: Bool[Any, "B T"]
+    """turns whose action reached a part of the goal for the first time"""
 
 
 class PackedBatch(NamedTuple):

@@ -19,6 +19,7 @@ from hiperjax.envs.alfworld.game import build_game, decode_game, encode_game, sp
 from hiperjax.envs.alfworld.generator import generate_game
 from hiperjax.envs.alfworld.problem import TASK_TYPES
 from hiperjax.envs.alfworld.scenes import Dials
+from hiperjax.envs.alfworld.suites import HouseholdSuite
 from hiperjax.verification.alfworld import verify_alfworld
 
 GAME = build_game(make_problem())
@@ -278,3 +279,25 @@ def test_a_changed_recording_is_found_and_shown(seen_games, tmp_path, capsys):
     file.write_text(json.dumps(record))
     assert verify_alfworld(seen_games.parent, file) == 1
     assert "And a dragon." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", TASK_TYPES)
+def test_milestones_are_the_parts_of_the_goal_each_once(kind):
+    expected = {"pick_and_place_simple": 2, "look_at_obj_in_light": 2}.get(kind, 3)
+    suite = HouseholdSuite(task_types=(kind,))
+    env = suite.make_env()
+    for task in suite.tasks("train")[:20]:
+        env.reset(task)
+        steps = [env.step(command) for command in env.game.walkthrough]
+        reported = [step.info["milestone"] for step in steps]
+        assert steps[-1].terminated and reported[-1], "winning is the last milestone"
+        assert sum(reported) == expected
+        env.reset(task)
+        taken = next(i for i, step in enumerate(steps) if step.info["milestone"])
+        for command in env.game.walkthrough[: taken + 1]:
+            env.step(command)
+        held, place = env.game.walkthrough[taken].removeprefix("take ").split(" from ")
+        back = env.step(f"move {held} to {place}")
+        again = env.step(f"take {held} from {place}")
+        assert not again.info["milestone"], "nothing is a milestone twice"
+        assert back.observation.text.startswith("You move")

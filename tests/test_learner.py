@@ -271,6 +271,7 @@ def test_orders_visit_every_sequence_once_a_pass():
     assert order.shape == (9, 8) and steps == 6
     for start in (0, 2, 4):
         assert sorted(order[start : start + 2].ravel()) == list(range(16))
+        assert [int((row < 13).sum()) for row in order[start : start + 2]] == [7, 6], "dealt evenly"
     assert (order[0] != order[2]).any(), "another shuffle each pass"
     with pytest.raises(ValueError, match="expected a multiple of the minibatch, 8"):
         make_order(jax.random.key(0), count=13, total=13, size=8, epochs=1)

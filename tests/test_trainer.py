@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from hiperjax.assembly import load_config, restore_run, save_config
+from hiperjax.assembly import build_agent, load_config, restore_run, save_config
 from hiperjax.checkpoint import CheckpointError, Checkpoints
 from hiperjax.config import ConfigError, EnvConfig, RunConfig, validate
 from hiperjax.envs.base import Step, Suite
@@ -181,12 +181,21 @@ def test_impossible_settings_are_refused_by_name(change, message):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("magic", "is 'magic'; expected one of"), ("grpo", "group_size is 1, expected at least 2"),
-     ("beacon", "needs milestones")],
-)  # fmt: skip
+    [("magic", "is 'magic'; expected one of"), ("grpo", "group_size is 1, expected at least 2")],
+)
 def test_estimators_that_cannot_be_trained_with_are_refused(name, message):
     with pytest.raises(ConfigError, match=message):
         find_estimator(name, group_size=1)
+
+
+def test_an_estimator_on_milestones_is_refused_where_none_are_reported():
+    config = dataclasses.replace(
+        BASE,
+        credit=dataclasses.replace(BASE.credit, estimator="beacon"),
+        env=dataclasses.replace(BASE.env, suite="ladder/action"),
+    )
+    with pytest.raises(ConfigError, match="beacon needs milestones, which the suite .* does not"):
+        build_agent(config)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -314,3 +314,21 @@ def test_the_originals_ceiling(shared: Callable[[str], Path]):
         suite = make_webshop_suite(profile, data=folder, seed=6)
         tasks = [write_task_id(6, number) for number in range(6910)]
         assert sum(not buy_perfectly(suite, task).success for task in tasks) == misses
+
+
+def test_milestones_are_listing_page_options_and_purchase_each_once():
+    counted = 0
+    for task in TINY.tasks("train")[:40]:
+        env, expert = TINY.make_env(), TINY.make_expert(0)
+        observation = env.reset(task)
+        expert.reset(observation)
+        reported, done = [], False
+        while not done and len(reported) < 20:
+            step = env.step(expert.plan(observation).action)
+            observation, done = step.observation, step.terminated
+            reported.append(step.info["milestone"])
+        if done and step.info["success"] and step.info["bought"] == TINY.get_goal(task).asin:
+            counted += 1
+            options = bool(TINY.get_goal(task).option_values)
+            assert sum(reported) == 3 + options and reported[-1]
+    assert counted > 10

@@ -107,7 +107,7 @@ class ChatRenderer:
 
 _BANNER = re.compile(r"-=.*?=-|Your task is to:.*|Looking quickly around you, you see .*", re.S)
 _DROPPED = re.compile(r"\b(?:a|an|the|you|and|it|is|are|of|in|on|to|from|with|see|i)\b|[^\w\s|]")
-_COMMON = {"put", "two", "some", "them"}
+_COMMON = {"at", "put", "two", "some", "them"}
 _HIDDEN = ("look", "inventory", "help", "examine ", "close ")
 _GROUPS = (("go to ", "", " "), ("click[", "]", " , "))
 """Opening and closing of commands listed under one heading, and what separates their insides."""

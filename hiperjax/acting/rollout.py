@@ -279,6 +279,7 @@ class _Run:
                 reward=float(step.reward),
                 observation=seen.text,
                 admissible=self.r.suite.is_admissible(blocks.action, seen),
+                milestone=bool(step.info.get("milestone", False)),
             )
         )
         episode.past.append(PastTurn(len(episode.turns), seen.text, blocks.action))

@@ -21,7 +21,8 @@ class Step(NamedTuple):
     terminated: bool
     truncated: bool
     info: Mapping[str, Any]
-    """`success: bool` always; anything else is the environment's own."""
+    """`success: bool` always; `milestone: bool` where the suite reports them; anything else is the
+    environment's own."""
 
 
 class TextEnv(abc.ABC):
@@ -70,6 +71,8 @@ class Suite(abc.ABC):
     splits: tuple[str, ...]
     max_turns: int
     """The usual turn limit, used where the run's config sets none."""
+    reports_milestones: bool = False
+    """Whether `Step.info` says which actions reached a part of the goal for the first time."""
 
     @abc.abstractmethod
     def tasks(self, split: str) -> Sequence[str]:

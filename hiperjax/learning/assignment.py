@@ -14,11 +14,12 @@ from hiperjax.learning.advantages import (
     whiten,
 )
 from hiperjax.learning.batches import LearnerBatch, Scores, by_sequence, to_rows
-from hiperjax.learning.losses import Metrics
+from hiperjax.learning.losses import Metrics, switch_probability
 from hiperjax.models.heads import apply_heads
 from hiperjax.types import PackedBatch
 
 STREAMS = ("low", "high", "term")
+LOW, TERM = 0, 2
 Whitening = Literal["standard", "scale", "none"]
 
 
@@ -61,8 +62,13 @@ def gather_inputs(
         **penalties,
     )
     # After a cut the next turn may keep or switch: its value is the one before that choice.
-    final = apply_heads(heads, final_features)[:, 2] * bootstrap
+    final = apply_heads(heads, final_features)[:, TERM] * bootstrap
     has_switch, has_subgoal = blocks_present(batch.rows, grid)
+    rows, heads_on_prompt = batch.rows, per_head(heads, features[:, [TERM] * 3])
+    stated = switch_probability(
+        jnp.asarray(rows.behavior_logprobs), jnp.asarray(rows.switch_mask),
+        to_rows(grid.boundary, grid, rows),
+    )  # fmt: skip
     inputs = CreditInputs(
         reward=reward,
         mask=grid.mask,
@@ -77,12 +83,16 @@ def gather_inputs(
         low_fit=grid.mask & grid.well_formed,
         has_subgoal=has_subgoal,
         has_switch=has_switch,
+        switch=grid.boundary,
+        switch_prob=jnp.where(has_switch, stated[grid.row], grid.boundary),
+        v_keep=jnp.where(grid.mask, heads_on_prompt[..., LOW][grid.row], 0.0),
         success=grid.success,
         group_id=grid.group_id,
         state_id=grid.state_id,
         final_state_id=grid.final_state_id,
         invalid=malformed,
         n_tok=grid.reply_tokens,
+        milestone=grid.milestone,
     )
     return inputs, terms
 

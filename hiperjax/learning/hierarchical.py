@@ -33,9 +33,8 @@ def hae_credit(inputs: CreditInputs, options: Options) -> Credit:
     boundary = inputs.mask & inputs.boundary
     mask_high = boundary if inputs.has_subgoal is None else boundary & inputs.has_subgoal
     mask_term = inputs.mask if inputs.has_switch is None else inputs.mask & inputs.has_switch
-    adv_term, fit_term = out.adv_term, inputs.mask
-    if options.switch_advantage == "two_head":
-        adv_term, fit_term = two_head_switch_advantage(inputs), jnp.zeros_like(inputs.mask)
+    two_heads = options.switch_advantage == "two_head"
+    adv_term = two_head_switch_advantage(inputs) if two_heads else out.adv_term
     return Credit(
         adv_low=out.adv_low,
         adv_high=jnp.where(mask_high, out.adv_high, 0),
@@ -48,7 +47,7 @@ def hae_credit(inputs: CreditInputs, options: Options) -> Credit:
         mask_term=mask_term,
         fit_low=low_fit,
         fit_high=inputs.mask if options.v_high_targets == "all" else boundary,
-        fit_term=fit_term,
+        fit_term=inputs.mask,
     )
 
 

@@ -5,6 +5,7 @@ the number of turns in a batch: loops run over the sequences in use, so one comp
 whole training run.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,14 @@ from jaxtyping import Array, Int, Key
 
 from hiperjax.config import ConfigError, CreditConfig, CriticConfig, PpoConfig
 from hiperjax.learning import critic as least_squares
-from hiperjax.learning.advantages import ESTIMATORS, Credit, CreditInputs, Estimator, estimate
+from hiperjax.learning.advantages import (
+    ESTIMATORS,
+    Credit,
+    CreditInputs,
+    Estimator,
+    Options,
+    estimate,
+)
 from hiperjax.learning.assignment import (
     gather_inputs,
     list_targets,
@@ -145,35 +153,17 @@ class Learner:
         c = self.credit
         if c.bootstrap == "last_turn":
             inputs = bootstrap_last_turn(inputs)
-        return estimate(
-            c.estimator,
-            inputs,
-            gamma=c.gamma,
-            lambda_turn=c.lambda_turn,
-            lambda_segment=c.lambda_segment,
-            lambda_boundary=c.lambda_boundary,
-            v_high_targets=c.v_high_targets,
-            critic_targets=c.critic_targets,
-        )
+        return estimate(c.estimator, inputs, **estimator_options(c))
 
     @partial(jax.jit, static_argnames="self")
     def compare(self, inputs: CreditInputs) -> Metrics:
         """What every estimator that can says of this batch (see `lab`)."""
-        c = self.credit
         names = [
             name
             for name in usable_estimators(inputs)
             if self.group_size > 1 or not ESTIMATORS[name].needs_groups
         ]
-        found = compare_estimators(
-            inputs,
-            names,
-            gamma=c.gamma,
-            lambda_turn=c.lambda_turn,
-            lambda_segment=c.lambda_segment,
-            lambda_boundary=c.lambda_boundary,
-            v_high_targets=c.v_high_targets,
-        )
+        found = compare_estimators(inputs, names, **estimator_options(self.credit))
         return {f"lab/{name}": value for name, value in found.items()}
 
     @partial(jax.jit, static_argnames="self", donate_argnames="state")
@@ -412,6 +402,11 @@ class Learner:
         return state, metrics | policy_metrics
 
 
+def estimator_options(credit: CreditConfig) -> dict[str, Any]:
+    """The estimators' knobs, which bear the same names in the configuration."""
+    return {field.name: getattr(credit, field.name) for field in dataclasses.fields(Options)}
+
+
 def find_estimator(name: str, group_size: int) -> Estimator:
     """The estimator of a name.
 
@@ -423,8 +418,6 @@ def find_estimator(name: str, group_size: int) -> Estimator:
             f"credit.estimator is {name!r}; expected one of {', '.join(sorted(ESTIMATORS))}"
         )
     estimator = ESTIMATORS[name]
-    if "milestone" in estimator.needs:
-        raise ConfigError(f"credit.estimator {name} needs milestones, which no suite reports yet")
     if estimator.needs_groups and group_size < 2:
         raise ConfigError(
             f"credit.estimator {name} compares episodes of one task; rollout.group_size is "

@@ -106,19 +106,23 @@ def switch_rate_loss(
 ) -> Float[Array, ""]:
     """Squared distance between the mean probability of SWITCH and its target.
 
-    The probability of a row's switch block is that of the decision it states: p(SWITCH) is it or
-    its complement.
-
     Args:
       logprobs: of the reply tokens.
       switch_tokens: the tokens of the switch block.
       switched: whether the block says SWITCH.
       counted: rows that had the choice (not turn 0, well-formed).
     """
-    stated = jnp.exp(jnp.sum(jnp.where(switch_tokens, logprobs, 0.0), axis=-1))
-    probability = jnp.where(switched, stated, 1 - stated)
+    probability = switch_probability(logprobs, switch_tokens, switched)
     mean = jnp.sum(jnp.where(counted, probability, 0.0)) / jnp.maximum(counted.sum(), 1)
     return (mean - target) ** 2
+
+
+def switch_probability(
+    logprobs: Float[Array, "*n R"], switch_tokens: Bool[Array, "*n R"], switched: Bool[Array, "*n"]
+) -> Float[Array, "*n"]:
+    """Probability of SWITCH: the switch block's own where it says so, else the complement."""
+    stated = jnp.exp(jnp.sum(jnp.where(switch_tokens, logprobs, 0.0), axis=-1))
+    return jnp.where(switched, stated, 1 - stated)
 
 
 def token_logprobs(

@@ -20,7 +20,9 @@ def make_order(
 ) -> tuple[Int[np.ndarray, "M s"], Int[np.ndarray, ""]]:
     """Minibatches of `epochs` random passes over the first `count` of `total` sequences.
 
-    The last minibatch of a pass is filled with padding, which weighs nothing. Returns room for the
+    A pass is dealt out evenly, so that no optimizer step rests on a few left-over sequences: each
+    minibatch is averaged over its own tokens, and a small one would move the policy as far as a
+    full one. Room to spare is filled with padding, which weighs nothing. Returns room for the
     passes of a full batch, and how many minibatches are in use.
 
     Raises:
@@ -33,9 +35,15 @@ def make_order(
     rng = np.random.default_rng(seed.tolist())
     order = np.zeros((epochs * (total // size), size), np.int32)
     for epoch in range(epochs):
-        whole = np.concatenate([rng.permutation(count), np.arange(count, steps * size)])
-        order[epoch * steps : (epoch + 1) * steps] = whole.reshape(steps, size)
+        padding = np.split(np.arange(count, steps * size), np.cumsum(_spare(count, steps, size)))
+        for i, dealt in enumerate(np.array_split(rng.permutation(count), steps)):
+            order[epoch * steps + i] = np.concatenate([dealt, padding[i]])
     return order, np.asarray(epochs * steps, np.int32)
+
+
+def _spare(count: int, steps: int, size: int) -> np.ndarray:
+    """Places left free in each of `steps` minibatches of `size` by `count` sequences."""
+    return size - np.asarray([len(part) for part in np.array_split(np.arange(count), steps)])
 
 
 def run_steps(step: Any, carry: Any, order: Array, steps: Array) -> tuple[Any, Metrics]:

@@ -197,6 +197,7 @@ def pack_grid(
         state_id=np.zeros((b, t), np.int32),
         final_state_id=np.zeros(b, np.int32),
         reply_tokens=np.zeros((b, t), np.int32),
+        milestone=np.zeros((b, t), bool),
     )
     groups = intern(trajectory.task_id for trajectory in trajectories)
     states = iter(
@@ -221,6 +222,7 @@ def pack_grid(
         grid.well_formed[i, :k] = [turn.blocks.well_formed for turn in turns]
         grid.keep_violation[i, :k] = [turn.blocks.keep_violation for turn in turns]
         grid.reply_tokens[i, :k] = [len(turn.response_ids) for turn in turns]
+        grid.milestone[i, :k] = [turn.milestone for turn in turns]
         grid.state_id[i, :k] = [next(states) for _ in turns]
         grid.final_state_id[i] = next(states)
         grid.terminated[i] = trajectory.ending is Ending.TERMINATED

@@ -82,23 +82,53 @@ def is_won(game: Game, state: State) -> bool:
     kind = game.goal.kind
     if kind == "look_at_obj_in_light":
         return _is_lit(game, state)
-    wanted = game.goal_objects
-    if kind == "pick_clean_then_place_in_recep":
-        wanted &= state.clean & game.cleanable
-    elif kind == "pick_heat_then_place_in_recep":
-        wanted &= state.hot & game.heatable
-    elif kind == "pick_cool_then_place_in_recep":
-        wanted &= state.cool & game.coolable
-    if not wanted:
-        return False
-    needed = 2 if kind == "pick_two_obj_and_place" else 1
-    for r in game.goal_receptacles:
-        found = 0
-        for o in state.contents[r]:
-            found += wanted >> o & 1
-        if found >= needed:
-            return True
-    return False
+    wanted = _treated(game, state)
+    return bool(wanted) and _most_placed(game, state, wanted) >= _needed(kind)
+
+
+def list_reached(game: Game, state: State) -> frozenset[str]:
+    """Parts of the goal that hold: "held", "treated" (where asked), "placed 1", "placed 2", "lit".
+
+    The object and state predicates that BEACON calls milestones; known to the engine alone.
+    """
+    kind, wanted = game.goal.kind, _treated(game, state)
+    placed = min(_most_placed(game, state, wanted), _needed(kind))
+    looks = kind == "look_at_obj_in_light"
+    reached = set() if looks else {f"placed {n + 1}" for n in range(placed)}
+    if state.held >= 0 and game.goal_objects >> state.held & 1:
+        reached.add("held")
+    if kind in _TREATMENTS and wanted:
+        reached.add("treated")
+    if looks and _is_lit(game, state):
+        reached.add("lit")
+    return frozenset(reached)
+
+
+_TREATMENTS = {
+    "pick_clean_then_place_in_recep": ("clean", "cleanable"),
+    "pick_heat_then_place_in_recep": ("hot", "heatable"),
+    "pick_cool_then_place_in_recep": ("cool", "coolable"),
+}
+
+
+def _needed(kind: str) -> int:
+    return 2 if kind == "pick_two_obj_and_place" else 1
+
+
+def _treated(game: Game, state: State) -> int:
+    """Objects of the wanted type that are clean, hot or cool where the goal asks for it."""
+    treatment = _TREATMENTS.get(game.goal.kind)
+    if treatment is None:
+        return game.goal_objects
+    done, possible = treatment
+    return game.goal_objects & getattr(state, done) & getattr(game, possible)
+
+
+def _most_placed(game: Game, state: State, wanted: int) -> int:
+    """The most of these objects that lie in one receptacle of the goal's type."""
+    return max(
+        (sum(wanted >> o & 1 for o in state.contents[r]) for r in game.goal_receptacles), default=0
+    )
 
 
 def _is_lit(game: Game, state: State) -> bool:

@@ -4,8 +4,9 @@ A subgoal holds until it is achieved: "find a mug" until the mug is in hand, "he
 is hot, "put the mug in the cabinet" until it lies there. Within a subgoal the expert reacts to the
 admissible commands; between receptacles it searches in one of two orders:
 
-- "cycle": the next receptacle after the current one in the order of the admissible list. Needs no
-  memory: everything the expert looks at is in its last observation and the admissible list.
+- "onward": the first place listed. Needs no memory, but a world that lists places from the agent's
+  own onward, round the room: everything the expert looks at is in its last observation and the
+  admissible list.
 - "likely": the likeliest unsearched place first, remembering what was seen where.
 """
 
@@ -19,7 +20,7 @@ from hiperjax.envs import base
 from hiperjax.envs.alfworld.catalog import OPENABLE, load_priors
 from hiperjax.types import Observation
 
-SEARCHES = ("cycle", "likely")
+SEARCHES = ("onward", "likely")
 _OPENABLE = frozenset(name.lower() for name in OPENABLE)
 _APPLIANCES = {"clean": ("sinkbasin",), "heat": ("microwave",), "cool": ("fridge",)}
 _TASKS = (
@@ -239,15 +240,10 @@ class ScriptedExpert(base.Expert):
 
     def _open_or_go(self, admissible: tuple[str, ...], thing: str) -> str:
         """Look for a thing: into what is closed here, then at the next place."""
-        if self._search == "cycle":
+        if self._search == "onward":
             opens = _starting(admissible, ("open ",))
-            return opens[0] if opens else self._next_in_cycle(admissible)
+            return (opens or _starting(admissible, ("go to ",)) or admissible)[0]
         return self._search_likely(admissible, _class_of(thing))
-
-    def _next_in_cycle(self, admissible: tuple[str, ...]) -> str:
-        travel = _starting(admissible, ("go to ",))
-        after = [c for c in travel if c > f"go to {self._memory.here or ''}"]
-        return (after or travel or list(admissible))[0]
 
     def _search_likely(self, admissible: tuple[str, ...], wanted: str) -> str:
         memory = self._memory

@@ -9,6 +9,7 @@ from hiperjax.envs.alfworld.engine import (
     describe_start,
     is_won,
     list_admissible,
+    list_reached,
 )
 from hiperjax.envs.alfworld.expert import ScriptedExpert
 from hiperjax.envs.alfworld.game import Game, speak
@@ -28,6 +29,7 @@ class GameSource(Suite):
     """A suite whose tasks are games."""
 
     role = ROLE
+    reports_milestones = True
 
     def open_game(self, task_id: str) -> Game:
         """The game of a task; `KeyError` naming the task if there is none."""
@@ -38,29 +40,48 @@ class GameSource(Suite):
 
 
 class AlfworldEnv(TextEnv):
-    """One episode of a household game. Knows no turn limit: `truncated` is always False."""
+    """One episode of a household game. Knows no turn limit: `truncated` is always False.
 
-    def __init__(self, source: GameSource, hidden: tuple[str, ...] = ()) -> None:
+    `hidden` are openings of commands that are accepted and not listed; with `onward` the places to
+    go to are listed in the order one would pass them walking around the room.
+    """
+
+    def __init__(
+        self, source: GameSource, hidden: tuple[str, ...] = (), onward: bool = False
+    ) -> None:
         self._source = source
         self._hidden = hidden
+        self._onward = onward
 
     def reset(self, task_id: str) -> Observation:
         self.game = self._source.open_game(task_id)
         self.state = self.game.start
         self._admissible = list_admissible(self.game, self.state)
+        self._reached = list_reached(self.game, self.state)
         return self._observe(describe_start(self.game))
 
     def step(self, action: str) -> Step:
         self.state, reply = act(self.game, self.state, action, self._admissible)
         self._admissible = list_admissible(self.game, self.state)
         won = is_won(self.game, self.state)
-        return Step(self._observe(reply), float(won), won, False, {"success": won})
+        before, self._reached = self._reached, self._reached | list_reached(self.game, self.state)
+        info = {"success": won, "milestone": self._reached != before}
+        return Step(self._observe(reply), float(won), won, False, info)
 
     def _observe(self, text: str) -> Observation:
         shown = self._admissible
         if self._hidden:
             shown = tuple(c for c in shown if not c.startswith(self._hidden))
+        if self._onward:
+            shown = self._turn_onward(shown)
         return Observation(text, self.game.sentence, shown)
+
+    def _turn_onward(self, commands: tuple[str, ...]) -> tuple[str, ...]:
+        game, here = self.game, self.state.location
+        travel = [c for c in commands if c.startswith("go to ")]
+        where = {c: game.location_of[game.receptacle_of[c[6:]]] for c in travel}
+        travel.sort(key=lambda c: (where[c] <= here, where[c]))
+        return (*travel, *(c for c in commands if not c.startswith("go to ")))
 
 
 class _TaskIds(Sequence[str]):
@@ -102,7 +123,7 @@ class HouseholdSuite(GameSource):
         self.max_turns = 16 if tiny else 50
         self._task_types = _check_task_types(task_types)
         self._seed = seed
-        self._search = search or ("cycle" if tiny else "likely")
+        self._search = search or ("onward" if tiny else "likely")
         defaults = ("close", "examine", "help", "inventory", "look") if tiny else ()
         self._hidden = defaults if hidden is None else tuple(hidden)
 
@@ -120,7 +141,7 @@ class HouseholdSuite(GameSource):
         return generate_game(self._seed, split, index, self.task_type(task_id), self.dials)
 
     def make_env(self) -> AlfworldEnv:
-        return AlfworldEnv(self, self._hidden)
+        return AlfworldEnv(self, self._hidden, onward=self._search == "onward")
 
     def make_expert(self, seed: int, noise: float = 0.0) -> Expert:
         return ScriptedExpert(seed, noise, self._search)
@@ -158,6 +179,7 @@ class AlfworldSuite(GameSource):
             raise ValueError(f"engine {engine!r}: expected one of {ENGINES}")
         self._library = load_library(games)
         self._engine = engine
+        self.reports_milestones = engine == "native"
         self._task_types = frozenset(_check_task_types(task_types))
         self._search = search
         self.dialect = dialect or self._library.find_dialect()

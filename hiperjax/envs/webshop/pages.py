@@ -161,7 +161,8 @@ def _get_product(session: Session) -> Product:
     return session.product
 
 
-def _list_shown(session: Session) -> list[Product]:
+def list_shown(session: Session) -> list[Product]:
+    """The products on this page of results."""
     first = (session.results_page - 1) * PAGE_SIZE
     return [session.shop.get(asin) for asin in session.results[first : first + PAGE_SIZE]]
 
@@ -202,7 +203,7 @@ def _render_results(session: Session) -> list[str]:
     if session.results_page > 1:
         segments.append("< Prev")
     segments.append("Next >")
-    for product in _list_shown(session):
+    for product in list_shown(session):
         segments += _show(product.asin, product.title, product.price_tag)
     return segments
 

@@ -15,6 +15,7 @@ from hiperjax.envs.webshop.pages import (
     act,
     list_clickables,
     list_segments,
+    list_shown,
     render_receipt,
 )
 from hiperjax.envs.webshop.profiles import Profile, list_tasks, read_task_id
@@ -31,6 +32,7 @@ class WebShopSuite(Suite):
     """Tasks over one shop under one profile."""
 
     name = "webshop"
+    reports_milestones = True
     role = "You are an autonomous shopper in the WebShop online store."
 
     def __init__(
@@ -107,6 +109,8 @@ class WebShopEnv(TextEnv):
     suite: WebShopSuite
     task_id: str = ""
     session: Session | None = None
+    reached: frozenset[str] = frozenset()
+    """milestones so far"""
 
     def reset(self, task_id: str) -> Observation:
         self.session = Session(
@@ -115,7 +119,7 @@ class WebShopEnv(TextEnv):
             self.suite.profile.quirks,
             random.Random(task_id),
         )
-        self.task_id = task_id
+        self.task_id, self.reached = task_id, frozenset()
         return self._observe(self.session)
 
     def step(self, action: str) -> Step:
@@ -126,7 +130,13 @@ class WebShopEnv(TextEnv):
         known = act(session, action)
         if session.page is Page.DONE:
             return self._settle(session)
-        info = {"success": False, "known_action": known, "selected": dict(session.chosen)}
+        before, self.reached = self.reached, self.reached | list_reached(session)
+        info = {
+            "success": False,
+            "known_action": known,
+            "selected": dict(session.chosen),
+            "milestone": self.reached != before,
+        }
         return Step(self._observe(session), 0.0, False, False, info)
 
     def _settle(self, session: Session) -> Step:
@@ -139,6 +149,7 @@ class WebShopEnv(TextEnv):
             reward = self.suite.profile.success_reward * success
         info = {
             "success": success,
+            "milestone": success,
             "known_action": True,
             "selected": dict(session.chosen),
             "task_score": result.score,
@@ -158,6 +169,22 @@ class WebShopEnv(TextEnv):
             chosen = ", ".join(f"{name}: {value}" for name, value in session.chosen.items())
             text += f"\n{SELECTED_LABEL}{chosen}"
         return Observation(text, session.goal.instruction, list_actions(session))
+
+
+def list_reached(session: Session) -> frozenset[str]:
+    """Milestones of BEACON's WebShop that hold on this page, from the goal's own data.
+
+    "found" where the wanted product is listed, "opened" on its page, "chosen" with all its options
+    chosen; the fourth, the purchase, is the episode's success.
+    """
+    goal, reached = session.goal, set()
+    if session.page is Page.RESULTS and any(p.asin == goal.asin for p in list_shown(session)):
+        reached.add("found")
+    if session.product is not None and session.product.asin == goal.asin:
+        reached.add("opened")
+        if {v.lower() for v in goal.option_values} <= {v.lower() for v in session.chosen.values()}:
+            reached.add("chosen")
+    return frozenset(reached)
 
 
 def list_actions(session: Session) -> tuple[str, ...]:
