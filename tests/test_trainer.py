@@ -194,7 +194,7 @@ def test_an_estimator_on_milestones_is_refused_where_none_are_reported():
         credit=dataclasses.replace(BASE.credit, estimator="beacon"),
         env=dataclasses.replace(BASE.env, suite="ladder/action"),
     )
-    with pytest.raises(ConfigError, match="beacon needs milestones, which the suite .* does not"):
+    with pytest.raises(ConfigError, match=r"beacon needs milestones, which the suite .* does not"):
         build_agent(config)
 
 
