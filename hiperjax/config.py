@@ -129,7 +129,7 @@ class CreditConfig:
     """From rewards to advantages."""
 
     estimator: str = "hae"
-    """Name in the estimator registry: hae, hae_paper, flat_gae, grpo, gigpo, ..."""
+    """Name in the estimator registry: hae, hae_paper, flat_gae, flat_token_gae, grpo, gigpo, ..."""
     compare_every: int = 0
     """Iterations between comparisons of all estimators on the batch at hand, logged under lab/;
     0 is never."""
@@ -163,6 +163,11 @@ class CreditConfig:
     switch_advantage: Literal["return", "two_head"] = "return"
     """hae: the return up to the boundary less V_term (official code), or the paper's
     (switch - its probability) * (V_high - V_low under the old subgoal)."""
+    lambda_token: float = 1.0
+    """flat_token_gae: lambda between reply tokens."""
+    token_layout: Literal["episode", "turn"] = "episode"
+    """flat_token_gae: the replies of an episode one after the other, or each a stream of its own
+    that ends with the episode's return."""
     group_std: bool = True
     """Group estimators: divide by the group's spread too."""
     group_over: Literal["turns", "episodes"] = "turns"

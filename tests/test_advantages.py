@@ -44,7 +44,9 @@ def credit_inputs(seed: int = 0, b: int = 4, t: int = 7) -> CreditInputs:
             bootstrap_low=x.bootstrap_low, bootstrap_high=x.bootstrap_high,
             bootstrap_term=x.bootstrap_low, low_fit=rng.random((b, t)) < 0.8,
             success=rng.random(b) < 0.5, switch_prob=np.float32(rng.random((b, t))),
-            v_keep=np.float32(rng.normal(size=(b, t))), **integers, **flags,
+            v_keep=np.float32(rng.normal(size=(b, t))),
+            v_token=np.float32(rng.normal(size=(b, t, 3))),
+            reply_mask=np.ones((b, t, 3), bool), **integers, **flags,
         )
     )  # fmt: skip
 
@@ -53,13 +55,16 @@ def credit_inputs(seed: int = 0, b: int = 4, t: int = 7) -> CreditInputs:
 def test_every_estimator_speaks_the_one_interface(name):
     inputs = credit_inputs()
     credit = jax.jit(lambda x: estimate(name, x, gamma=0.95))(inputs)
-    for field, x in credit._asdict().items():
+    assert (credit.tokens is not None) == ESTIMATORS[name].per_token
+    for field, x in credit.by_turn().items():
         stream = field.split("_")[1]
         mask = credit._asdict()[f"mask_{stream}"] if field.startswith("adv") else inputs.mask
         assert x.shape == (4, 7) and bool(jnp.isfinite(x).all()), field
         assert not bool(x[~mask].any()), field
     estimator = ESTIMATORS[name]
     trained = {head for head in ("low", "high", "term") if getattr(credit, f"fit_{head}").any()}
+    if credit.tokens is not None:
+        trained.add("term")
     assert trained == set(estimator.heads)
     assert estimator.hierarchical == (not bool((credit.adv_low == credit.adv_high).all()))
     assert len(estimator.docs) > 40 and "Options:" in estimator.docs
@@ -274,3 +279,47 @@ def test_verification_fails_on_a_wrong_number(shared, tmp_path, capsys):
     path.write_text(json.dumps(examples))
     assert verify_hae(path) == 1
     assert "WRONG" in capsys.readouterr().out
+
+
+def token_inputs(seed: int, layout: str, r: int = 5) -> tuple[CreditInputs, list, dict]:
+    """A batch with token values, and its episodes as streams of (reward, discount, value)."""
+    inputs, rng = credit_inputs(seed), np.random.default_rng(seed)
+    b, t = inputs.mask.shape
+    reply = np.arange(r) < rng.integers(1, r + 1, (b, t))[..., None]
+    value = np.where(reply, rng.normal(size=(b, t, r)), np.nan).astype(np.float32)
+    inputs = inputs._replace(v_token=jnp.asarray(value), reply_mask=jnp.asarray(reply))
+    streams = []
+    for i in range(b):
+        turns = np.flatnonzero(np.asarray(inputs.mask[i]))
+        steps = []
+        for j in turns:
+            slots = np.flatnonzero(reply[i, j])
+            for k in slots:
+                closes, ends = k == slots[-1], j == turns[-1] and bool(inputs.terminated[i])
+                if layout == "episode":
+                    reward = float(inputs.reward[i, j]) * closes
+                    discount = (0.0 if ends else 0.9) if closes else 1.0
+                else:
+                    reward = float(np.asarray(inputs.reward)[i, turns].sum()) * closes
+                    discount = 0.0 if closes else 1.0
+                steps.append((int(j), int(k), reward, discount, float(value[i, j, k])))
+        streams.append(steps)
+    return inputs, streams, {"gamma": 0.9, "token_layout": layout}
+
+
+@pytest.mark.parametrize("layout", ["episode", "turn"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_token_level_gae_equals_the_loop(seed, layout):
+    inputs, streams, options = token_inputs(seed, layout)
+    credit = estimate("flat_token_gae", inputs, lambda_token=0.8, **options)
+    for i, steps in enumerate(streams):
+        after = advantage = float(inputs.bootstrap_term[i])
+        following = 0.0
+        for j, k, reward, discount, value in reversed(steps):
+            following = reward + discount * (after + 0.8 * following) - value
+            after = value
+            advantage = float(credit.tokens.adv[i, j, k])
+            assert advantage == pytest.approx(following, rel=2e-4, abs=2e-4)
+            ret = float(credit.tokens.ret[i, j, k])
+            assert ret == pytest.approx(following + value, rel=2e-4, abs=2e-4)
+    assert not bool(credit.tokens.adv[~credit.tokens.mask].any())

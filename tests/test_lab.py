@@ -32,7 +32,7 @@ def test_every_estimator_in_one_jitted_call():
 
 
 def test_estimators_whose_needs_are_not_met_are_left_out():
-    inputs = credit_inputs()._replace(milestone=None, state_id=None)
+    inputs = credit_inputs()._replace(milestone=None, state_id=None, v_token=None)
     with_critic = {"hae", "hae_paper", "flat_gae"}
     over_episodes = {"grpo", "dr_grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline"}
     assert set(usable_estimators(inputs)) == with_critic | over_episodes

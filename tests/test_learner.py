@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from episodes import VOCABULARY, make_batch
 
-from hiperjax.config import CreditConfig, CriticConfig, PpoConfig
+from hiperjax.config import ConfigError, CreditConfig, CriticConfig, PpoConfig
 from hiperjax.learning import critic as least_squares
+from hiperjax.learning.advantages import ESTIMATORS
 from hiperjax.learning.batches import map_used, run_sequences
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.minibatches import make_order
@@ -23,7 +24,7 @@ POLICY = init_params(MODEL, jax.random.key(0))
 BATCH = make_batch(5, [3, 5, 1, 4])
 
 
-def make_learner(kind="features", *, credit=None, **ppo):
+def make_learner(kind="features", *, credit=None, group_size=1, **ppo):
     settings = dict(
         learning_rate=1e-2, minibatch_sequences=4, kl_coefficient=0.0, entropy_coefficient=0.0,
         weight_decay=0.0,
@@ -33,6 +34,7 @@ def make_learner(kind="features", *, credit=None, **ppo):
         credit=credit or CreditConfig(gamma=0.9, reward_scale=1.0),
         critic=CriticConfig(kind=kind, random_features=8, learning_rate=1e-2),
         ppo=PpoConfig(**(settings | ppo)),
+        group_size=group_size,
         score_sequences=4,
     )
 
@@ -264,6 +266,64 @@ def test_learning_makes_good_replies_likelier():
     after = np.asarray(learner.score(state, batch, packed()[1]).logprobs)
     advantage = np.where(prepared.loss_mask, prepared.advantage, 0).reshape(before.shape)
     assert ((after - before) * advantage).sum() > 0
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_is_wired_from_scores_to_tokens(name):
+    """Traced, not compiled: shapes and fields meet, and every live turn's reply is trained."""
+    credit = CreditConfig(estimator=name, gamma=0.9, reward_scale=1.0)
+    learner = make_learner("separate", credit=credit, group_size=2)
+    batch, final = packed()
+    state = jax.eval_shape(lambda: fresh(learner))
+    scores = jax.eval_shape(learner.score, state, batch, final)
+    _, prepared, _, metrics = jax.eval_shape(learner.assign, state, batch, scores)
+    assert prepared.advantage.shape == prepared.reply.shape
+    assert (prepared.tokens is not None) == ESTIMATORS[name].per_token
+    shown = {key.rsplit("_", 1)[1] for key in metrics if key.startswith("explained")}
+    assert shown == set(ESTIMATORS[name].heads)
+
+
+@pytest.mark.parametrize("kind", ["shared", "separate"])
+def test_token_level_gae_trains_a_value_before_every_token(kind):
+    credit = CreditConfig(estimator="flat_token_gae", gamma=0.9, reward_scale=1.0)
+    learner = make_learner(kind, credit=credit)
+    batch, final = packed()
+    state, first = learner.learn(fresh(learner), batch, final, key=jax.random.key(0))
+    for i in range(12):
+        state, last = learner.learn(state, batch, final, key=jax.random.key(i))
+    assert last["explained_variance_term"] > max(0.1, float(first["explained_variance_term"]))
+    scores = learner.score(state, batch, final)
+    _, prepared, _, _ = learner.assign(state, batch, scores)
+    reply = batch.rows.response_mask & batch.rows.row_mask[:, None]
+    assert (np.asarray(prepared.loss_mask).reshape(reply.shape) == reply).all()
+    advantage = np.asarray(prepared.advantage).reshape(reply.shape)
+    assert min(len(np.unique(a[r])) for a, r in zip(advantage, reply, strict=True) if r.any()) > 1
+
+
+def test_token_level_gae_refuses_a_critic_fitted_once_a_turn():
+    with pytest.raises(ConfigError, match="a value at every token"):
+        make_learner(credit=CreditConfig(estimator="flat_token_gae"))
+
+
+def test_signals_are_the_gradient_by_a_shift_of_the_hidden_states():
+    learner = make_learner()
+    batch, _ = packed()
+    found = learner._signals(POLICY, batch)
+    b, t = 1, 2
+    turn = BATCH[b].turns[t]
+    row = jnp.asarray(np.concatenate([turn.prompt_ids, turn.response_ids]))[None]
+    hidden = forward(POLICY, MODEL, row, lengths=jnp.array([row.shape[1]]))
+    start, n = len(turn.prompt_ids), len(turn.response_ids)
+
+    def logprob(shift, span):
+        table = jax.nn.log_softmax(logits(POLICY, MODEL, hidden + shift[None, None]))[0]
+        own = table[np.arange(start - 1, start + n - 1), turn.response_ids]
+        return own[span[0] : span[1]].sum()
+
+    zero = jnp.zeros(MODEL.hidden_size)
+    for i, name in enumerate(("action", "subgoal", "switch")):
+        expected = jax.grad(logprob)(zero, getattr(turn.blocks, f"{name}_span"))
+        np.testing.assert_allclose(found[b, t, i], expected, atol=1e-5)
 
 
 def test_orders_visit_every_sequence_once_a_pass():

@@ -10,7 +10,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from hiperjax.learning.credit import Credit, CreditInputs, Estimator, Options
-from hiperjax.learning.hierarchical import flat_gae_credit, hae_credit, paper_hae_credit, require
+from hiperjax.learning.hierarchical import (
+    flat_gae_credit,
+    flat_token_gae_credit,
+    hae_credit,
+    paper_hae_credit,
+    require,
+)
 from hiperjax.learning.rivals import RIVALS
 from hiperjax.learning.shaping import shape_rewards
 from hiperjax.types import TurnGrid, TurnRows
@@ -37,6 +43,15 @@ ESTIMATORS: dict[str, Estimator] = {
         Estimator("hae_paper", paper_hae_credit, True, needs_groups=False, heads=HEADS),
         Estimator(
             "flat_gae", flat_gae_credit, hierarchical=False, needs_groups=False, heads=("term",)
+        ),
+        Estimator(
+            "flat_token_gae",
+            flat_token_gae_credit,
+            hierarchical=False,
+            needs_groups=False,
+            heads=("term",),
+            needs=("v_token", "reply_mask"),
+            per_token=True,
         ),
         *RIVALS,
     )

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from hiperjax.learning.advantages import (
     Credit,
@@ -13,7 +13,14 @@ from hiperjax.learning.advantages import (
     spread,
     whiten,
 )
-from hiperjax.learning.batches import LearnerBatch, Scores, by_sequence, to_rows
+from hiperjax.learning.batches import (
+    LearnerBatch,
+    Scores,
+    TokenTargets,
+    by_sequence,
+    to_rows,
+)
+from hiperjax.learning.lab import explain_head, masked_mean, masked_variance
 from hiperjax.learning.losses import Metrics, switch_probability
 from hiperjax.models.heads import apply_heads
 from hiperjax.types import PackedBatch
@@ -36,6 +43,7 @@ def gather_inputs(
     final_features: Float[Array, "B F"],
     batch: PackedBatch,
     *,
+    token_values: Float[Array, "N R"] | None,
     reward_scale: float,
     bootstrap: bool,
     **penalties: Any,
@@ -46,6 +54,7 @@ def gather_inputs(
       heads: of the critic.
       features: what each head reads of each row.
       final_features: what the heads read after the last turn of each episode.
+      token_values: before each reply token, for estimators that work token by token.
       reward_scale: multiplies the environment's reward.
       bootstrap: value the state after a truncated episode's last turn; else it counts as zero.
       penalties: of `shape_rewards`.
@@ -94,6 +103,10 @@ def gather_inputs(
         n_tok=grid.reply_tokens,
         milestone=grid.milestone,
     )
+    if token_values is not None:
+        inputs = inputs._replace(
+            v_token=token_values[grid.row], reply_mask=jnp.asarray(rows.response_mask)[grid.row]
+        )
     return inputs, terms
 
 
@@ -131,6 +144,14 @@ def prepare_batch(
         w_high=weights[1],
         w_term=weights[2],
     )
+    tokens = None
+    if credit.tokens is not None:
+        white = whiten(flatten(credit.tokens.adv), flatten(credit.tokens.mask), whitening)
+        advantage = weights[0] * to_rows(white.reshape(credit.tokens.adv.shape), grid, rows)
+        tokens = TokenTargets(
+            *(by_sequence(to_rows(x, grid, rows), sequences)
+              for x in (credit.tokens.ret, credit.tokens.mask, credit.tokens.value))
+        )  # fmt: skip
     target, value_mask = list_targets(credit, batch)
     first = jnp.arange(grid.mask.shape[1]) == 0
     values = jnp.stack([inputs.v_low, inputs.v_high, inputs.v_term], axis=-1)
@@ -150,7 +171,12 @@ def prepare_batch(
         old_value=to_rows(values, grid, rows),
     )
     laid = {name: by_sequence(jnp.asarray(x), sequences) for name, x in by_row.items()}
-    return LearnerBatch(sequences=sequences, **laid)
+    return LearnerBatch(sequences=sequences, tokens=tokens, **laid)
+
+
+def flatten(x: Array) -> Array:
+    """Tokens of an episode in a row."""
+    return x.reshape(len(x), -1)
 
 
 def measure_credit(
@@ -158,7 +184,7 @@ def measure_credit(
     terms: dict[str, Array],
     batch: PackedBatch,
     scores: Scores,
-    prepared: LearnerBatch,
+    inputs: CreditInputs,
     heads: tuple[str, ...],
 ) -> Metrics:
     """Spread of each stream, explained variance of each head in use, shaping terms an episode, and
@@ -172,29 +198,11 @@ def measure_credit(
     }
     episodes = jnp.maximum(grid.mask.any(axis=1).sum(), 1)
     metrics |= {f"reward_{name}": term.sum() / episodes for name, term in terms.items()}
-    for i, name in enumerate(STREAMS):
+    for name in STREAMS:
         mask = getattr(credit, f"mask_{name}")
-        mean, variance = _moments(getattr(credit, f"adv_{name}"), mask)
-        metrics[f"advantage_mean_{name}"] = mean
-        metrics[f"advantage_std_{name}"] = jnp.sqrt(variance)
+        advantage = getattr(credit, f"adv_{name}")
+        metrics[f"advantage_mean_{name}"] = masked_mean(advantage, mask)
+        metrics[f"advantage_std_{name}"] = jnp.sqrt(masked_variance(advantage, mask))
         if name in heads:
-            metrics[f"explained_variance_{name}"] = explained_variance(
-                prepared.old_value[..., i],
-                prepared.value_target[..., i],
-                prepared.value_mask[..., i],
-            )
+            metrics[f"explained_variance_{name}"] = explain_head(credit, inputs, name)
     return metrics
-
-
-def _moments(x: Array, mask: Array) -> tuple[Array, Array]:
-    count = jnp.maximum(mask.sum(), 1)
-    mean = jnp.sum(jnp.where(mask, x, 0.0)) / count
-    return mean, jnp.sum(jnp.where(mask, (x - mean) ** 2, 0.0)) / count
-
-
-def explained_variance(
-    values: Float[Array, "*n"], targets: Float[Array, "*n"], mask: Bool[Array, "*n"]
-) -> Float[Array, ""]:
-    """1 - Var(target - value) / Var(target) over the places a head is fitted at."""
-    residual = _moments(targets - values, mask)[1]
-    return 1 - residual / jnp.maximum(_moments(targets, mask)[1], 1e-8)

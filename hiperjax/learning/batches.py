@@ -20,6 +20,16 @@ class Scores(NamedTuple):
     """hidden state at the end of the prompt after the last turn"""
     logprobs: Float[Array, "N R"]
     ref_logprobs: Float[Array, "N R"]
+    token_values: Float[Array, "N R"] | None
+    """term head before each reply token, where the estimator asks for it"""
+
+
+class TokenTargets(NamedTuple):
+    """What the term head is fitted to, where an estimator works token by token."""
+
+    target: Float[Array, "*batch K R"]
+    mask: Bool[Array, "*batch K R"]
+    old_value: Float[Array, "*batch K R"]
 
 
 class LearnerBatch(NamedTuple):
@@ -40,6 +50,8 @@ class LearnerBatch(NamedTuple):
     value_target: Float[Array, "S K 3"]
     value_mask: Bool[Array, "S K 3"]
     old_value: Float[Array, "S K 3"]
+    tokens: TokenTargets | None
+    """instead of `value_*` in token-level estimators"""
 
 
 def run_sequences(
@@ -75,8 +87,31 @@ def reply_logprobs(
 
     The policy is the tempered distribution, the one that was sampled from.
     """
-    before = reply_at[..., None] - 1 + jnp.arange(reply.shape[-1])[None, None]
-    return token_logprobs(logits(params, config, read(hidden, before)) / temperature, reply)
+    states = read_before(hidden, reply_at, reply.shape[-1])
+    return token_logprobs(logits(params, config, states) / temperature, reply)
+
+
+def read_before(
+    hidden: Float[Array, "s C D"], reply_at: Int[Array, "s K"], count: int
+) -> Float[Array, "s K R D"]:
+    """Hidden states that predict the reply tokens: each one token earlier."""
+    return read(hidden, reply_at[..., None] - 1 + jnp.arange(count)[None, None])
+
+
+def reply_scores(
+    params: Params,
+    config: TransformerConfig,
+    hidden: Float[Array, "s C D"],
+    reply_at: Int[Array, "s K"],
+    reply: Int[Array, "s K R"],
+    temperature: float = 1.0,
+) -> Float[Array, "s K R D"]:
+    """Gradient of each reply token's log-prob by the hidden state that predicts it."""
+
+    def total(states: Array) -> Array:
+        return token_logprobs(logits(params, config, states) / temperature, reply)[0].sum()
+
+    return jax.grad(total)(read_before(hidden, reply_at, reply.shape[-1]).astype(jnp.float32))
 
 
 def by_sequence(x: Array, sequences: Sequences) -> Array:

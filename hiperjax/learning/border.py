@@ -6,6 +6,7 @@ import numpy as np
 
 from hiperjax.learning.credit import CreditInputs
 
+OF_TOKENS = ("v_token", "reply_mask")
 FINITE = ("reward", "v_low", "v_high", "v_term")
 
 
@@ -74,9 +75,11 @@ def check_credit(inputs: CreditInputs, names: Sequence[str] | None = None) -> No
 
 
 def check_shapes(inputs: CreditInputs, shape: tuple[int, ...]) -> None:
-    """Every field is `[B, T]` or `[B]`, as the mask says."""
+    """Every field is `[B, T]` or `[B]`, as the mask says; those of tokens have one more axis."""
     for name, field in inputs._asdict().items():
-        if field is not None and np.shape(field) not in (shape, shape[:1]):
+        found = np.shape(field)
+        found = found[:-1] if name in OF_TOKENS else found
+        if field is not None and found not in (shape, shape[:1]):
             raise ValueError(
                 f"{name}: found shape {np.shape(field)}; expected {shape} or {shape[:1]} "
                 "as the mask has it"

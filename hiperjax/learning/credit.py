@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int
 
@@ -56,6 +56,20 @@ class CreditInputs(NamedTuple):
     """reply tokens of the turn: weights of token-level statistics"""
     milestone: Bool[Array, "B T"] | None = None
     """turns whose action completes a milestone"""
+    v_token: Float[Array, "B T R"] | None = None
+    """value before each reply token"""
+    reply_mask: Bool[Array, "B T R"] | None = None
+    """reply tokens"""
+
+
+class TokenCredit(NamedTuple):
+    """Advantage and value target of each reply token; they count where `mask` is True."""
+
+    adv: Float[Array, "B T R"]
+    ret: Float[Array, "B T R"]
+    value: Float[Array, "B T R"]
+    """what `ret` is to replace: the value before the token"""
+    mask: Bool[Array, "B T R"]
 
 
 class Credit(NamedTuple):
@@ -75,6 +89,12 @@ class Credit(NamedTuple):
     """turns at which the low head is fitted to `ret_low`"""
     fit_high: Bool[Array, "B T"]
     fit_term: Bool[Array, "B T"]
+    tokens: TokenCredit | None = None
+    """of token-level estimators, whose turn advantages are the means of their tokens'"""
+
+    def by_turn(self) -> dict[str, Any]:
+        """The fields `[B, T]` by name."""
+        return {name: x for name, x in self._asdict().items() if name != "tokens"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +115,10 @@ class Options:
     """lambda-returns (official code) or one-step bootstrapped targets (paper)"""
     switch_advantage: Literal["return", "two_head"] = "return"
     """return to the boundary less V_term (official code), or (q - beta)(V_high - V_keep) (paper)"""
+    lambda_token: float = 1.0
+    """flat_token_gae: lambda between reply tokens"""
+    token_layout: Literal["episode", "turn"] = "episode"
+    """flat_token_gae: replies of an episode one after the other, or each a stream of its own"""
     group_std: bool = True
     """groups: divide by the standard deviation too"""
     group_over: Literal["turns", "episodes"] = "turns"
@@ -131,6 +155,9 @@ class Estimator:
     """value heads it reads and trains"""
     needs: tuple[str, ...] = ()
     """optional fields of `CreditInputs` it cannot do without"""
+
+    per_token: bool = False
+    """True: a value before every reply token, and an advantage for each"""
 
     @property
     def needs_critic(self) -> bool:

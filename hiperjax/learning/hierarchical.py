@@ -1,4 +1,4 @@
-"""The estimators that read a critic: HAE and flat turn-level GAE."""
+"""The estimators that read a critic: HAE, flat turn-level and flat token-level GAE."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from hiperjax_kernels.gae import gae_batch
 from hiperjax_kernels.hae import HaeInputs, HaeOutputs, hae_batch
 from jaxtyping import Array, Bool, Float
 
-from hiperjax.learning.credit import Credit, CreditInputs, Options
+from hiperjax.learning.credit import Credit, CreditInputs, Options, TokenCredit
 
 
 def hae_credit(inputs: CreditInputs, options: Options) -> Credit:
@@ -83,6 +83,46 @@ def flat_gae_credit(inputs: CreditInputs, options: Options) -> Credit:
     none, zero = jnp.zeros_like(inputs.mask), jnp.zeros_like(ret)
     live = inputs.mask
     return Credit(adv, adv, adv, zero, zero, ret, live, live, live, none, none, live)
+
+
+def flat_token_gae_credit(inputs: CreditInputs, options: Options) -> Credit:
+    """Flat token-level GAE, the PPO of single-turn RLHF: each reply token is a step.
+
+        A_k = r_k + g_k V_{k+1} - V_k + g_k lambda_token A_{k+1}
+
+    over the reply tokens, with V_k the term head before token k, r_k the turn's reward at its last
+    token and 0 elsewhere. Layout "episode" (verl's multi-turn rows): the replies of an episode one
+    after the other, observations skipped, g_k = gamma between turns and 1 within them. Layout
+    "turn" (the agent papers' PPO): each reply a stream of its own that ends with the whole
+    episode's return, no value after it.
+
+    Options: gamma (layout "episode"), lambda_token, token_layout.
+    """
+    value, reply = require(
+        ("v_token", "reply_mask"), (inputs.v_token, inputs.reply_mask), "flat_token_gae"
+    )
+    live = jnp.asarray(reply) & inputs.mask[..., None]
+    slot = jnp.arange(live.shape[-1])
+    last = live & (slot == jnp.max(jnp.where(live, slot, -1), axis=-1, keepdims=True))
+    if options.token_layout == "episode":
+        reward = inputs.reward
+        follows = turn_discount(inputs.mask, inputs.terminated, options.gamma)
+    else:
+        total = jnp.where(inputs.mask, inputs.reward, 0).sum(axis=1, keepdims=True)
+        reward, follows = jnp.where(inputs.mask, total, 0), jnp.zeros_like(inputs.reward)
+    streams = (
+        jnp.where(last, reward[..., None], 0),
+        jnp.where(last, follows[..., None], 1),
+        value,
+        live,
+    )
+    flat = (x.reshape(len(live), -1) for x in streams)
+    out = gae_batch(*flat, inputs.bootstrap_term, lambda_turn=options.lambda_token)
+    adv, ret = (x.reshape(live.shape) for x in out)
+    mean = adv.sum(axis=-1) / jnp.maximum(live.sum(axis=-1), 1)
+    turns, none, zero = inputs.mask, jnp.zeros_like(inputs.mask), jnp.zeros_like(mean)
+    tokens = TokenCredit(adv, ret, jnp.where(live, value, 0), live)
+    return Credit(mean, mean, mean, zero, zero, zero, turns, turns, turns, none, none, none, tokens)
 
 
 def hae_inputs(inputs: CreditInputs, gamma: float) -> HaeInputs:

@@ -56,9 +56,7 @@ def compare_estimators(
         statistics = measure_estimator(credits[name], inputs, other, signals)
         found |= {f"{name}/{key}": value for key, value in statistics.items()}
         for head in ESTIMATORS[name].heads:
-            value, target = getattr(inputs, f"v_{head}"), getattr(credits[name], f"ret_{head}")
-            fit = getattr(credits[name], f"fit_{head}")
-            found[f"{name}/explained_{head}"] = explained_variance(value, target, fit)
+            found[f"{name}/explained_{head}"] = explain_head(credits[name], inputs, head)
     return found
 
 
@@ -92,12 +90,21 @@ def measure_estimator(
     return found
 
 
-def masked_mean(x: Float[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, ""]:
+def explain_head(credit: Credit, inputs: CreditInputs, head: str) -> Float[Array, ""]:
+    """Explained variance of a head at the places it is fitted at, before this batch's fit."""
+    if credit.tokens is not None:
+        return explained_variance(credit.tokens.value, credit.tokens.ret, credit.tokens.mask)
+    return explained_variance(
+        getattr(inputs, f"v_{head}"), getattr(credit, f"ret_{head}"), getattr(credit, f"fit_{head}")
+    )
+
+
+def masked_mean(x: Float[Array, "*n"], mask: Bool[Array, "*n"]) -> Float[Array, ""]:
     """Mean over the mask; 0 over none."""
     return jnp.where(mask, x, 0).sum() / jnp.maximum(mask.sum(), 1)
 
 
-def masked_variance(x: Float[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, ""]:
+def masked_variance(x: Float[Array, "*n"], mask: Bool[Array, "*n"]) -> Float[Array, ""]:
     """Variance over the mask, in two passes."""
     return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
 
@@ -131,7 +138,7 @@ def signal_to_noise(g: Float[Array, "B F"], live: Bool[Array, " B"]) -> Float[Ar
 
 
 def explained_variance(
-    value: Float[Array, "B T"], target: Float[Array, "B T"], mask: Bool[Array, "B T"]
+    value: Float[Array, "*n"], target: Float[Array, "*n"], mask: Bool[Array, "*n"]
 ) -> Float[Array, ""]:
     """1 - Var(target - value) / Var(target) over the mask; 0 where targets do not vary."""
     variance = masked_variance(jnp.where(mask, target, 0), mask)

@@ -25,6 +25,7 @@ from hiperjax.learning.advantages import (
     estimate,
 )
 from hiperjax.learning.assignment import (
+    TERM,
     gather_inputs,
     list_targets,
     measure_credit,
@@ -37,7 +38,9 @@ from hiperjax.learning.batches import (
     by_sequence,
     map_used,
     read,
+    read_before,
     reply_logprobs,
+    reply_scores,
     run_sequences,
 )
 from hiperjax.learning.hierarchical import bootstrap_last_turn
@@ -51,7 +54,7 @@ from hiperjax.learning.state import (
     init_gradient_critic,
     init_state,
 )
-from hiperjax.models.heads import random_features
+from hiperjax.models.heads import apply_heads, random_features
 from hiperjax.models.transformer import Params, TransformerConfig, forward
 from hiperjax.types import PackedBatch
 
@@ -75,8 +78,14 @@ class Learner:
     ):
         self.model, self.credit, self.critic, self.ppo = model, credit, critic, ppo
         self.estimator = find_estimator(credit.estimator, group_size)
+        if self.estimator.per_token and critic.kind == "features":
+            raise ConfigError(
+                f"critic.kind is features, fitted at three places a turn; credit.estimator "
+                f"{credit.estimator} needs a value at every token: critic.kind separate or shared"
+            )
         self.group_size, self.score_sequences = group_size, score_sequences
         self.reply_logprobs = partial(reply_logprobs, temperature=temperature)
+        self.reply_scores = partial(reply_scores, temperature=temperature)
         rate = optax.linear_schedule(
             ppo.learning_rate / (ppo.warmup_steps + 1), ppo.learning_rate, ppo.warmup_steps
         )
@@ -117,7 +126,7 @@ class Learner:
         reads = [by_sequence(jnp.asarray(x), sequences) for x in (rows.reply_at, rows.reply,
                                                                   rows.value_at)]  # fmt: skip
 
-        def score_slice(part: Any) -> tuple[Array, Array, Array]:
+        def score_slice(part: Any) -> tuple[Array, ...]:
             tokens, (reply_at, reply, value_at) = part
             hidden = run_sequences(state.policy, self.model, tokens)
             logprobs, _ = self.reply_logprobs(state.policy, self.model, hidden, reply_at, reply)
@@ -129,7 +138,10 @@ class Learner:
                 )
             if state.critic.trunk is not None:
                 hidden = run_sequences(trunk, self.model, tokens)
-            return read(hidden, value_at), logprobs, ref
+            found = read(hidden, value_at), logprobs, ref
+            if not self.estimator.per_token:
+                return found
+            return *found, token_values(state.critic.heads, hidden, reply_at, reply.shape[-1])
 
         size = self.score_sequences
         scored = map_used(score_slice, (sequences, reads), jnp.asarray(count), size)
@@ -140,7 +152,9 @@ class Learner:
             return read(hidden, part[1] - 1)
 
         episodes = jnp.int32(final[0].shape[0])
-        return Scores(by_row[0], map_used(score_final, final, episodes, size), *by_row[1:])
+        final_hidden = map_used(score_final, final, episodes, size)
+        values = by_row[3] if self.estimator.per_token else None
+        return Scores(by_row[0], final_hidden, by_row[1], by_row[2], values)
 
     # -- credit --------------------------------------------------------------------------------
 
@@ -156,15 +170,33 @@ class Learner:
         return estimate(c.estimator, inputs, **estimator_options(c))
 
     @partial(jax.jit, static_argnames="self")
-    def compare(self, inputs: CreditInputs) -> Metrics:
+    def compare(self, state: TrainState, batch: PackedBatch, inputs: CreditInputs) -> Metrics:
         """What every estimator that can says of this batch (see `lab`)."""
         names = [
             name
             for name in usable_estimators(inputs)
             if self.group_size > 1 or not ESTIMATORS[name].needs_groups
         ]
-        found = compare_estimators(inputs, names, **estimator_options(self.credit))
+        signals = self._signals(state.policy, batch)
+        found = compare_estimators(inputs, names, signals=signals, **estimator_options(self.credit))
         return {f"lab/{name}": value for name, value in found.items()}
+
+    def _signals(self, policy: Params, batch: PackedBatch) -> Array:
+        """`[B, T, 3, D]`: gradient of each decision's log-prob by a common shift of the last hidden
+        states: a true part of the policy gradient, and a small one."""
+        sequences, rows, grid, count = batch
+        reads = [by_sequence(jnp.asarray(x), sequences) for x in (rows.reply_at, rows.reply)]
+        blocks = jnp.stack([rows.action_mask, rows.subgoal_mask, rows.switch_mask], axis=1)
+
+        def score_slice(part: Any) -> Array:
+            tokens, (reply_at, reply), blocks = part
+            hidden = run_sequences(policy, self.model, tokens)
+            found = self.reply_scores(policy, self.model, hidden, reply_at, reply)
+            return jnp.einsum("skbr,skrd->skbd", blocks.astype(found.dtype), found)
+
+        parts = (sequences, reads, by_sequence(blocks, sequences))
+        found = map_used(score_slice, parts, jnp.asarray(count), self.score_sequences)
+        return found.reshape(-1, *found.shape[2:])[grid.row]
 
     @partial(jax.jit, static_argnames="self", donate_argnames="state")
     def assign(
@@ -181,6 +213,7 @@ class Learner:
             features=self._features(critic, scores.value_hidden),
             final_features=self._features(critic, scores.final_hidden),
             batch=batch,
+            token_values=scores.token_values,
             reward_scale=c.reward_scale,
             bootstrap=c.bootstrap == "proper",
             invalid_penalty=c.invalid_penalty,
@@ -201,7 +234,7 @@ class Learner:
             whitening=c.whitening,
             weights=(c.weight_low, c.weight_high, c.weight_term),
         )
-        metrics = measure_credit(credit, terms, batch, scores, prepared, self.estimator.heads)
+        metrics = measure_credit(credit, terms, batch, scores, inputs, self.estimator.heads)
         state = state._replace(critic=critic, batches=state.batches + 1)
         return state, prepared, inputs, metrics
 
@@ -264,6 +297,19 @@ class Learner:
     def _value_loss(
         self, heads: Any, hidden: Array, part: LearnerBatch, counts: Counts
     ) -> tuple[Array, Metrics]:
+        if part.tokens is not None:
+            found = token_values(heads, hidden, part.reply_at, part.reply.shape[-1])
+            tokens = jax.tree.map(lambda x: x[..., None], part.tokens)
+            out = value_loss(
+                found[..., None],
+                tokens.old_value,
+                tokens.target,
+                tokens.mask,
+                counts[1],
+                value_clip=self.critic.value_clip,
+                heads=("term",),
+            )
+            return out.loss, out.metrics
         out = value_loss(
             per_head(heads, read(hidden, part.value_at)),
             part.old_value,
@@ -278,9 +324,13 @@ class Learner:
         """Gradient and metrics of a minibatch, micro-batch by micro-batch."""
         size = part.reply.shape[0]
         micro = self.ppo.micro_sequences or size
+        if part.tokens is None:
+            places = part.value_mask.sum(axis=(0, 1))
+        else:
+            places = part.tokens.mask.sum()[None]
         counts = (
             jnp.maximum(part.loss_mask.sum(), 1).astype(jnp.float32),
-            jnp.maximum(part.value_mask.sum(axis=(0, 1)), 1).astype(jnp.float32),
+            jnp.maximum(places, 1).astype(jnp.float32),
             jnp.float32(micro / size),
         )
         grad = jax.grad(loss_fn, has_aux=True)
@@ -386,7 +436,7 @@ class Learner:
         scores = self.score(state, batch, final)
         state, prepared, inputs, metrics = self.assign(state, batch, scores)
         if self.credit.compare_every and number % self.credit.compare_every == 0:
-            metrics |= self.compare(inputs)
+            metrics |= self.compare(state, batch, inputs)
         order = partial(make_order, count=batch.count, size=self.ppo.minibatch_sequences,
                         total=batch.sequences.tokens.shape[0])  # fmt: skip
         fits = self.critic.warmup_epochs if first else self.ppo.epochs
@@ -405,6 +455,11 @@ class Learner:
 def estimator_options(credit: CreditConfig) -> dict[str, Any]:
     """The estimators' knobs, which bear the same names in the configuration."""
     return {field.name: getattr(credit, field.name) for field in dataclasses.fields(Options)}
+
+
+def token_values(heads: Any, hidden: Array, reply_at: Array, count: int) -> Array:
+    """`[s, K, R]`: the term head before each reply token."""
+    return apply_heads(heads, read_before(hidden, reply_at, count))[..., TERM]
 
 
 def find_estimator(name: str, group_size: int) -> Estimator:

@@ -76,15 +76,16 @@ def ppo_loss(
 
 
 def value_loss(
-    values: Float[Array, "*n 3"],
-    old_values: Float[Array, "*n 3"],
-    targets: Float[Array, "*n 3"],
-    mask: Bool[Array, "*n 3"],
-    denominator: Float[Array, "3"],
+    values: Float[Array, "*n h"],
+    old_values: Float[Array, "*n h"],
+    targets: Float[Array, "*n h"],
+    mask: Bool[Array, "*n h"],
+    denominator: Float[Array, " h"],
     *,
     value_clip: float | None,
+    heads: tuple[str, ...] = ("low", "high", "term"),
 ) -> LossOutputs:
-    """Squared error of the three heads, each over its own places, summed over heads.
+    """Squared error of the heads, each over its own places, summed over heads.
 
     With `value_clip`, a value is not rewarded for moving further than that from its old one.
     """
@@ -92,9 +93,9 @@ def value_loss(
     if value_clip is not None:
         near = old_values + jnp.clip(values - old_values, -value_clip, value_clip)
         error = jnp.maximum(error, (near - targets) ** 2)
-    heads = jnp.where(mask, error, 0.0).reshape(-1, 3).sum(axis=0) / denominator
-    names = ("value_loss_low", "value_loss_high", "value_loss_term")
-    return LossOutputs(heads.sum(), dict(zip(names, heads, strict=True)))
+    means = jnp.where(mask, error, 0.0).reshape(-1, len(heads)).sum(axis=0) / denominator
+    names = (f"value_loss_{head}" for head in heads)
+    return LossOutputs(means.sum(), dict(zip(names, means, strict=True)))
 
 
 def switch_rate_loss(

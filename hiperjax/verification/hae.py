@@ -89,7 +89,7 @@ def replay(rows: dict[str, list], config: dict[str, Any]) -> dict[str, np.ndarra
         lambda_segment=config["lam_seg"],
     )
     mode = "standard" if config["norm_adv"] else "none"
-    fields: dict[str, Any] = credit._asdict()
+    fields: dict[str, Any] = credit.by_turn()
     for stream in ("low", "high", "term"):
         fields[f"adv_{stream}"] = whiten(fields[f"adv_{stream}"], fields[f"mask_{stream}"], mode)
     fields |= {"boundary": inputs.boundary, "shaped_reward": inputs.reward}

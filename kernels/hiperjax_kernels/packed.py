@@ -1,8 +1,8 @@
 """HAE over one flat stream of many trajectories, and the associative twin of the scan.
 
-A stream holds whole trajectories one after the other, turns in order, padding anywhere. The recurrences
-of `hae` run over the whole stream, with gain zero and the trajectory's own end at each last turn, so
-nothing is padded to the longest episode.
+A stream holds whole trajectories one after the other, turns in order, padding anywhere. The
+recurrences of `hae` run over the whole stream, with gain zero and the trajectory's own end at each
+last turn, so nothing is padded to the longest episode.
 
 Two ways to solve them, same signature and same results to rounding: `hae_packed_scan` steps through
 the turns, `hae_packed_associative` composes them in a tree. `hae_packed` takes the scan on CPU,
