@@ -124,7 +124,9 @@ def build_agent(config: RunConfig, folder: pathlib.Path | None = None) -> Agent:
     tokenizer = build_tokenizer(config, suite, folder)
     p, r = config.prompt, config.rollout
     _check_milestones(config, suite)
-    prompter = Prompter(make_run_renderer(config, suite), tokenizer, p.prompt_length)
+    prompter = Prompter(
+        make_run_renderer(config, suite), tokenizer, p.prompt_length, trims=p.overlong == "trim"
+    )
     model = model_shape(config, len(tokenizer))
     check_vocabulary(tokenizer, model.vocab_size)
     workers = make_workers(suite, backend=config.env.backend, num_workers=config.env.num_workers)

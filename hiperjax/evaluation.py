@@ -9,7 +9,7 @@ from jaxtyping import Array, Key
 
 from hiperjax.acting.rollout import Rollout
 from hiperjax.envs.base import Suite
-from hiperjax.metrics import wilson_interval
+from hiperjax.metrics import bound_mean, wilson_interval
 from hiperjax.models.transformer import Params
 from hiperjax.types import Trajectory
 
@@ -40,11 +40,16 @@ class Evaluation:
     trajectories: list[Trajectory]
     failures: int
     """episodes that raised in the environment; they count as not solved"""
+    scores: dict[str, float] | None = None
+    """score of each task, 0 where its episode was lost; None where the suite has no scores"""
 
     def metrics(self) -> dict[str, float]:
         """Scalars under `eval/SPLIT/`."""
         names = {"success": self.overall} | self.by_type
-        return {f"eval/{self.split}/{name}": tally.rate for name, tally in names.items()}
+        found = {name: tally.rate for name, tally in names.items()}
+        if self.scores:
+            found["score"] = sum(self.scores.values()) / len(self.scores)
+        return {f"eval/{self.split}/{name}": value for name, value in found.items()}
 
     def table(self) -> str:
         """One line a task type: successes, rate, 95 % interval."""
@@ -53,6 +58,11 @@ class Evaluation:
             low, high = tally.interval
             solved = f"{tally.successes}/{tally.trials}"
             lines.append(f"{name:<34}{solved:>12}{tally.rate:>8.3f}   [{low:.3f}, {high:.3f}]")
+        if self.scores:
+            tasks, values = zip(*self.scores.items(), strict=True)
+            low, high = bound_mean(values, tasks)
+            mean = sum(values) / len(values)
+            lines.append(f"{'score':<34}{'':>12}{mean:>8.3f}   [{low:.3f}, {high:.3f}] (bootstrap)")
         return "\n".join(lines)
 
 
@@ -85,6 +95,9 @@ def tally_episodes(
     counts: dict[str, list[bool]] = collections.defaultdict(list)
     for task_id in task_ids:
         counts[suite.task_type(task_id)].append(task_id in solved)
+    scores = None
+    if suite.reports_scores:
+        scores = dict.fromkeys(task_ids, 0.0) | {t.task_id: t.score or 0.0 for t in trajectories}
     flags = [flag for types in counts.values() for flag in types]
     return Evaluation(
         split=split,
@@ -92,4 +105,5 @@ def tally_episodes(
         by_type={name: Tally(sum(f), len(f)) for name, f in counts.items()},
         trajectories=trajectories,
         failures=len(task_ids) - len(trajectories),
+        scores=scores,
     )

@@ -10,11 +10,13 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 from tensorboardX import SummaryWriter
 
 METRICS, TIMINGS, EVENTS = "metrics.jsonl", "timings.jsonl", "events"
+_RESAMPLES = 1000
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
@@ -26,6 +28,17 @@ def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float
     half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
     half /= 1 + z * z / trials
     return max(0.0, center - half), min(1.0, center + half)
+
+
+def bound_mean(values: Sequence[float], groups: Sequence[str]) -> tuple[float, float]:
+    """Bootstrap 95 % interval of a mean, resampling whole groups (tasks, or their products)."""
+    names, group = np.unique(np.array(groups), return_inverse=True)
+    sums = np.bincount(group, np.array(values, np.float64))
+    counts = np.bincount(group)
+    draws = np.random.default_rng(0).integers(len(names), size=(_RESAMPLES, len(names)))
+    means = sums[draws].sum(1) / counts[draws].sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def read_lines(path: pathlib.Path) -> list[dict]:

@@ -60,7 +60,9 @@ _WEBSHOP_TINY = dataclasses.replace(
     _HOUSEHOLD_TINY,
     env=EnvConfig(suite="webshop"),
     target=None,
-    prompt=PromptConfig(style="compact", history_length=1, prompt_length=256, reply_length=40),
+    prompt=PromptConfig(
+        style="compact", history_length=1, prompt_length=256, reply_length=40, overlong="trim"
+    ),
     ppo=dataclasses.replace(_TINY_PPO, sequence_length=192, sequence_turns=2),
     imitation=ImitationConfig(
         steps=300, episodes=600, sequences=16, check_every=25, stop_loss=0.15

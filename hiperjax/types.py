@@ -92,6 +92,8 @@ class Trajectory:
     """int32: the prompt after the last turn of a truncated episode, where its value is read"""
     final_observation: str = ""
     """Raw observation after the last action."""
+    score: float | None = None
+    """The suite's own score in [0, 1], where it has one; an episode cut short scores 0."""
 
     def __post_init__(self) -> None:
         if not self.turns:

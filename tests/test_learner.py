@@ -10,7 +10,7 @@ from episodes import VOCABULARY, make_batch
 from hiperjax.config import ConfigError, CreditConfig, CriticConfig, PpoConfig
 from hiperjax.learning import critic as least_squares
 from hiperjax.learning.advantages import ESTIMATORS
-from hiperjax.learning.batches import map_used, run_sequences
+from hiperjax.learning.batches import decision_scores, map_used, run_sequences
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.minibatches import make_order
 from hiperjax.learning.packing import pack, pack_prompts
@@ -306,9 +306,8 @@ def test_token_level_gae_refuses_a_critic_fitted_once_a_turn():
 
 
 def test_signals_are_the_gradient_by_a_shift_of_the_hidden_states():
-    learner = make_learner()
     batch, _ = packed()
-    found = learner._signals(POLICY, batch)
+    found = decision_scores(POLICY, MODEL, batch, temperature=1.0, size=4)
     b, t = 1, 2
     turn = BATCH[b].turns[t]
     row = jnp.asarray(np.concatenate([turn.prompt_ids, turn.response_ids]))[None]

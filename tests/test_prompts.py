@@ -1,5 +1,7 @@
 """Prompts: rules first and constant, nothing lost but history, actions restored word for word."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,9 +60,10 @@ def test_history_is_dropped_oldest_first_and_counted():
     renderer = ChatRenderer(role="r", history_length=3)
 
     def encode(limit):
-        ids, dropped = Prompter(renderer, Words(), limit).encode(SEEN, PAST, "find a mug")
+        ids, cuts = Prompter(renderer, Words(), limit).encode(SEEN, PAST, "find a mug")
         words = list(vocabulary)
-        return " ".join(words[i] for i in ids), dropped, len(ids)
+        assert cuts.tokens == 0
+        return " ".join(words[i] for i in ids), cuts.history, len(ids)
 
     whole, dropped, size = encode(10_000)
     assert dropped == 0 and "room 3" in whole and "room 2" not in whole
@@ -71,6 +74,28 @@ def test_history_is_dropped_oldest_first_and_counted():
     assert all(part in bare for part in (SEEN.task, SEEN.text, "find a mug", "take mug 1"))
     with pytest.raises(PromptTooLong, match=r"expected at most .*raise prompt.prompt_length"):
         encode(least - 1)
+
+
+@given(st.integers(0, 40), st.integers(0, 60))
+def test_trimming_cuts_the_end_of_the_observation_and_nothing_else(words, spare):
+    prompter = compact_prompter(limit=10_000)
+    room = " ".join(["mug 1"] * words)
+    seen = Observation(room, SEEN.task, SEEN.admissible)
+    past = [PastTurn(1, "shelf 1", "go to shelf 1")]
+    bare = len(prompter.encode(Observation("...", SEEN.task, SEEN.admissible), [], "find mug")[0])
+    tight = dataclasses.replace(prompter, limit=bare + spare, trims=True)
+    ids, cuts = tight.encode(seen, past, "find mug")
+    whole = prompter.encode(seen, [], "find mug")[0]
+    assert len(ids) <= bare + spare
+    if cuts.tokens:
+        assert cuts.history == 1 and len(whole) - len(ids) == cuts.tokens
+        now = prompter.tokenizer.convert_tokens_to_ids("now")
+        can = prompter.tokenizer.convert_tokens_to_ids("can")
+        assert ids[: ids.index(now)] == whole[: whole.index(now)], "task and subgoal"
+        assert ids[ids.index(can) :] == whole[whole.index(can) :], "actions"
+        assert tight.limit - len(ids) <= 3, "no more than needed"
+    with pytest.raises(PromptTooLong, match="without any history or observation"):
+        dataclasses.replace(prompter, limit=bare // 2, trims=True).encode(seen, past, "find mug")
 
 
 def test_compact_prompts_star_the_words_of_the_task():

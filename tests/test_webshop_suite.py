@@ -22,9 +22,10 @@ from hiperjax.envs.webshop.baseline import (
 )
 from hiperjax.envs.webshop.expert import list_candidates, read_request
 from hiperjax.envs.webshop.profiles import get_profile, write_task_id
+from hiperjax.metrics import bound_mean
 from hiperjax.types import Observation
 from hiperjax.verification.webshop import verify_webshop
-from hiperjax.verification.webshop_scripts import bound_mean, evaluate_scripts
+from hiperjax.verification.webshop_scripts import evaluate_scripts
 
 STRICT = make_webshop_suite()
 HIPER = make_webshop_suite("hiper")

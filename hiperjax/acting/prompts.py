@@ -7,10 +7,11 @@ to a few dozen words. Field order follows HiPER (arXiv 2602.16165) but for the r
 to the front.
 """
 
+import bisect
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from hiperjax.acting.blocks import KEEP_WORD, SWITCH_WORD, render_reply
 from hiperjax.types import Observation
@@ -19,8 +20,21 @@ PromptStyle = Literal["chat", "compact"]
 NO_SUBGOAL = "None"
 
 
+ELLIPSIS = "..."
+"""Where an observation was cut."""
+
+
+class Cuts(NamedTuple):
+    """What was left out of a prompt."""
+
+    history: int
+    """turns"""
+    tokens: int
+    """of the observation, besides"""
+
+
 class PromptTooLong(ValueError):
-    """A prompt that does not fit even without history; names the task and the limit."""
+    """A prompt that does not fit after all cuts allowed; names the task and the limit."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -185,35 +199,51 @@ def make_renderer(style: PromptStyle, *, role: str, history_length: int) -> Rend
 class Prompter:
     """Renders and tokenizes prompts, within a token limit.
 
-    An overlong prompt loses its oldest history first, never its task, observation, subgoal or
-    actions; every cut is counted by the caller (`dropped` of `encode`).
+    An overlong prompt loses its oldest history first; then, where `trims` allows it, the end of
+    the observation's text, marked by an ellipsis. Task, subgoal and actions are never cut.
     """
 
     renderer: Renderer
     tokenizer: Any
     limit: int
+    trims: bool = False
 
     def encode(
         self, observation: Observation, past: Sequence[PastTurn], subgoal: str
-    ) -> tuple[list[int], int]:
-        """Token ids of the prompt, and how many turns of history were dropped to make it fit.
+    ) -> tuple[list[int], Cuts]:
+        """Token ids of the prompt, and what was cut to make it fit, for the caller to count.
 
         Raises:
-          PromptTooLong: it does not fit even without any history.
+          PromptTooLong: it does not fit even so.
         """
         length = self.renderer.history_length
         kept = list(past[-length:]) if length > 0 else []
         for dropped in range(len(kept) + 1):
-            text = self._apply_template(
-                self.renderer.prefix + self.renderer.render(observation, kept[dropped:], subgoal)
-            )
-            ids = self.tokenize(text)
+            ids = self._render(observation, kept[dropped:], subgoal)
             if len(ids) <= self.limit:
-                return ids, dropped
+                return ids, Cuts(dropped, 0)
+        words = observation.text.split(" ")
+
+        def shorten(count: int) -> list[int]:
+            text = " ".join([*words[:count], ELLIPSIS])
+            return self._render(dataclasses.replace(observation, text=text), [], subgoal)
+
+        if self.trims and len(shorten(0)) <= self.limit:
+            fits = bisect.bisect_right(range(len(words)), self.limit, key=lambda n: len(shorten(n)))
+            found = shorten(fits - 1)
+            return found, Cuts(len(kept), len(ids) - len(found))
+        without = "without any history" + (" or observation" if self.trims else "")
+        found = len(shorten(0)) if self.trims else len(ids)
         raise PromptTooLong(
-            f"task '{observation.task}': the prompt has {len(ids)} tokens without any history; "
+            f"task '{observation.task}': the prompt has {found} tokens {without}; "
             f"expected at most {self.limit}; raise prompt.prompt_length"
         )
+
+    def _render(
+        self, observation: Observation, past: Sequence[PastTurn], subgoal: str
+    ) -> list[int]:
+        text = self.renderer.prefix + self.renderer.render(observation, past, subgoal)
+        return self.tokenize(self._apply_template(text))
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of a text, past the slow front of `transformers`."""

@@ -37,6 +37,10 @@ class RolloutStats:
     """slot-steps the decode chunks computed, resting slots included"""
     dropped_history: int = 0
     """turns of history dropped to make prompts fit"""
+    trimmed_prompts: int = 0
+    """prompts whose observation was cut as well"""
+    trimmed_tokens: int = 0
+    """tokens of observations cut"""
 
 
 @dataclasses.dataclass
@@ -167,8 +171,10 @@ class _Run:
                     self._await_reply(slot, _Episode(index, task_id, result))
 
     def _encode(self, episode: _Episode) -> list[int]:
-        ids, dropped = self.r.prompter.encode(episode.observation, episode.past, episode.subgoal)
-        self.stats.dropped_history += dropped
+        ids, cuts = self.r.prompter.encode(episode.observation, episode.past, episode.subgoal)
+        self.stats.dropped_history += cuts.history
+        self.stats.trimmed_prompts += cuts.tokens > 0
+        self.stats.trimmed_tokens += cuts.tokens
         return ids
 
     def _await_reply(self, slot: int, episode: _Episode) -> None:
@@ -304,6 +310,7 @@ class _Run:
             turns=tuple(episode.turns),
             ending=Ending.TERMINATED if step.terminated else Ending.TRUNCATED,
             success=bool(step.info["success"]),
+            score=step.info.get("task_score", 0.0) if self.r.suite.reports_scores else None,
             final_prompt_ids=final,
             final_observation=step.observation.text,
         )

@@ -71,6 +71,8 @@ class Suite(abc.ABC):
     splits: tuple[str, ...]
     max_turns: int
     """The usual turn limit, used where the run's config sets none."""
+    reports_scores: bool = False
+    """Whether `Step.info` of a last step has a "task_score" in [0, 1] beside the success."""
     reports_milestones: bool = False
     """Whether `Step.info` says which actions reached a part of the goal for the first time."""
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from hiperjax.config import ConfigError
 from hiperjax.learning.credit import Credit, CreditInputs, Estimator, Options
 from hiperjax.learning.hierarchical import (
     flat_gae_credit,
@@ -29,6 +30,7 @@ __all__ = [
     "Options",
     "blocks_present",
     "estimate",
+    "find_estimator",
     "shape_rewards",
     "spread",
     "whiten",
@@ -76,6 +78,25 @@ def estimate(name: str, inputs: CreditInputs, **options: Any) -> Credit:
     estimator = ESTIMATORS[name]
     require(estimator.needs, tuple(getattr(inputs, need) for need in estimator.needs), name)
     return estimator.function(inputs, Options(**options))
+
+
+def find_estimator(name: str, group_size: int) -> Estimator:
+    """The estimator of a name.
+
+    Raises:
+      ConfigError: there is none, or it compares episodes of one task and there is one of each.
+    """
+    if name not in ESTIMATORS:
+        raise ConfigError(
+            f"credit.estimator is {name!r}; expected one of {', '.join(sorted(ESTIMATORS))}"
+        )
+    estimator = ESTIMATORS[name]
+    if estimator.needs_groups and group_size < 2:
+        raise ConfigError(
+            f"credit.estimator {name} compares episodes of one task; rollout.group_size is "
+            f"{group_size}, expected at least 2"
+        )
+    return estimator
 
 
 def whiten(

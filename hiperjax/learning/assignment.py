@@ -18,6 +18,7 @@ from hiperjax.learning.batches import (
     Scores,
     TokenTargets,
     by_sequence,
+    read_before,
     to_rows,
 )
 from hiperjax.learning.lab import explain_head, masked_mean, masked_variance
@@ -35,6 +36,11 @@ def per_head(heads: Any, features: Float[Array, "*n 3 F"]) -> Float[Array, "*n 3
     return (
         jnp.einsum("...hf,fh->...h", features.astype(jnp.float32), heads["kernel"]) + heads["bias"]
     )
+
+
+def token_values(heads: Any, hidden: Array, reply_at: Array, count: int) -> Array:
+    """`[s, K, R]`: the term head before each reply token."""
+    return apply_heads(heads, read_before(hidden, reply_at, count))[..., TERM]
 
 
 def gather_inputs(

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hiperjax.learning.losses import token_logprobs
 from hiperjax.models.transformer import Params, TransformerConfig, forward, logits
-from hiperjax.types import Sequences, TurnGrid, TurnRows
+from hiperjax.types import PackedBatch, Sequences, TurnGrid, TurnRows
 
 
 class Scores(NamedTuple):
@@ -112,6 +112,26 @@ def reply_scores(
         return token_logprobs(logits(params, config, states) / temperature, reply)[0].sum()
 
     return jax.grad(total)(read_before(hidden, reply_at, reply.shape[-1]).astype(jnp.float32))
+
+
+def decision_scores(
+    policy: Params, config: TransformerConfig, batch: PackedBatch, *, temperature: float, size: int
+) -> Float[Array, "B T 3 D"]:
+    """Gradient of each decision's log-prob (action, subgoal, switch) by a common shift of the last
+    hidden states: a true part of the policy gradient, and a small one. `size` sequences at once."""
+    sequences, rows, grid, count = batch
+    reads = [by_sequence(jnp.asarray(x), sequences) for x in (rows.reply_at, rows.reply)]
+    blocks = jnp.stack([rows.action_mask, rows.subgoal_mask, rows.switch_mask], axis=1)
+
+    def score_slice(part: Any) -> Array:
+        tokens, (reply_at, reply), blocks = part
+        hidden = run_sequences(policy, config, tokens)
+        found = reply_scores(policy, config, hidden, reply_at, reply, temperature)
+        return jnp.einsum("skbr,skrd->skbd", blocks.astype(found.dtype), found)
+
+    parts = (sequences, reads, by_sequence(blocks, sequences))
+    found = map_used(score_slice, parts, jnp.asarray(count), size)
+    return found.reshape(-1, *found.shape[2:])[grid.row]
 
 
 def by_sequence(x: Array, sequences: Sequences) -> Array:

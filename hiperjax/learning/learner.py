@@ -20,27 +20,26 @@ from hiperjax.learning.advantages import (
     ESTIMATORS,
     Credit,
     CreditInputs,
-    Estimator,
     Options,
     estimate,
+    find_estimator,
 )
 from hiperjax.learning.assignment import (
-    TERM,
     gather_inputs,
     list_targets,
     measure_credit,
     per_head,
     prepare_batch,
+    token_values,
 )
 from hiperjax.learning.batches import (
     LearnerBatch,
     Scores,
     by_sequence,
+    decision_scores,
     map_used,
     read,
-    read_before,
     reply_logprobs,
-    reply_scores,
     run_sequences,
 )
 from hiperjax.learning.hierarchical import bootstrap_last_turn
@@ -54,7 +53,7 @@ from hiperjax.learning.state import (
     init_gradient_critic,
     init_state,
 )
-from hiperjax.models.heads import apply_heads, random_features
+from hiperjax.models.heads import random_features
 from hiperjax.models.transformer import Params, TransformerConfig, forward
 from hiperjax.types import PackedBatch
 
@@ -85,7 +84,7 @@ class Learner:
             )
         self.group_size, self.score_sequences = group_size, score_sequences
         self.reply_logprobs = partial(reply_logprobs, temperature=temperature)
-        self.reply_scores = partial(reply_scores, temperature=temperature)
+        self.temperature = temperature
         rate = optax.linear_schedule(
             ppo.learning_rate / (ppo.warmup_steps + 1), ppo.learning_rate, ppo.warmup_steps
         )
@@ -177,26 +176,15 @@ class Learner:
             for name in usable_estimators(inputs)
             if self.group_size > 1 or not ESTIMATORS[name].needs_groups
         ]
-        signals = self._signals(state.policy, batch)
+        signals = decision_scores(
+            state.policy,
+            self.model,
+            batch,
+            temperature=self.temperature,
+            size=self.score_sequences,
+        )
         found = compare_estimators(inputs, names, signals=signals, **estimator_options(self.credit))
         return {f"lab/{name}": value for name, value in found.items()}
-
-    def _signals(self, policy: Params, batch: PackedBatch) -> Array:
-        """`[B, T, 3, D]`: gradient of each decision's log-prob by a common shift of the last hidden
-        states: a true part of the policy gradient, and a small one."""
-        sequences, rows, grid, count = batch
-        reads = [by_sequence(jnp.asarray(x), sequences) for x in (rows.reply_at, rows.reply)]
-        blocks = jnp.stack([rows.action_mask, rows.subgoal_mask, rows.switch_mask], axis=1)
-
-        def score_slice(part: Any) -> Array:
-            tokens, (reply_at, reply), blocks = part
-            hidden = run_sequences(policy, self.model, tokens)
-            found = self.reply_scores(policy, self.model, hidden, reply_at, reply)
-            return jnp.einsum("skbr,skrd->skbd", blocks.astype(found.dtype), found)
-
-        parts = (sequences, reads, by_sequence(blocks, sequences))
-        found = map_used(score_slice, parts, jnp.asarray(count), self.score_sequences)
-        return found.reshape(-1, *found.shape[2:])[grid.row]
 
     @partial(jax.jit, static_argnames="self", donate_argnames="state")
     def assign(
@@ -455,27 +443,3 @@ class Learner:
 def estimator_options(credit: CreditConfig) -> dict[str, Any]:
     """The estimators' knobs, which bear the same names in the configuration."""
     return {field.name: getattr(credit, field.name) for field in dataclasses.fields(Options)}
-
-
-def token_values(heads: Any, hidden: Array, reply_at: Array, count: int) -> Array:
-    """`[s, K, R]`: the term head before each reply token."""
-    return apply_heads(heads, read_before(hidden, reply_at, count))[..., TERM]
-
-
-def find_estimator(name: str, group_size: int) -> Estimator:
-    """The estimator of a name.
-
-    Raises:
-      ConfigError: there is none, or it compares episodes of one task and there is one of each.
-    """
-    if name not in ESTIMATORS:
-        raise ConfigError(
-            f"credit.estimator is {name!r}; expected one of {', '.join(sorted(ESTIMATORS))}"
-        )
-    estimator = ESTIMATORS[name]
-    if estimator.needs_groups and group_size < 2:
-        raise ConfigError(
-            f"credit.estimator {name} compares episodes of one task; rollout.group_size is "
-            f"{group_size}, expected at least 2"
-        )
-    return estimator

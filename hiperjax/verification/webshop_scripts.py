@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from hiperjax.envs.webshop.baseline import (
     FirstHitShopper,
     Outcome,
@@ -13,20 +11,7 @@ from hiperjax.envs.webshop.baseline import (
     take_evenly,
 )
 from hiperjax.envs.webshop.suite import WebShopSuite
-from hiperjax.metrics import wilson_interval
-
-_RESAMPLES = 1000
-
-
-def bound_mean(values: Sequence[float], groups: Sequence[str]) -> tuple[float, float]:
-    """Bootstrap 95 % interval of a mean, resampling whole groups (here: products)."""
-    names, group = np.unique(np.array(groups), return_inverse=True)
-    sums = np.bincount(group, np.array(values, np.float64))
-    counts = np.bincount(group)
-    draws = np.random.default_rng(0).integers(len(names), size=(_RESAMPLES, len(names)))
-    means = sums[draws].sum(1) / counts[draws].sum(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+from hiperjax.metrics import bound_mean, wilson_interval
 
 
 def describe_outcomes(name: str, outcomes: Sequence[Outcome]) -> str:

@@ -33,6 +33,7 @@ class WebShopSuite(Suite):
 
     name = "webshop"
     reports_milestones = True
+    reports_scores = True
     role = "You are an autonomous shopper in the WebShop online store."
 
     def __init__(
