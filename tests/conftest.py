@@ -34,6 +34,7 @@ RANK_STRICT = DTYPE_STRICT | tests_of("hiperjax/models")
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the gpu marker's tests: JAX_PLATFORMS=cuda pytest
 os.environ["JAX_ENABLE_X64"] = "0"
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # the suite's time is compilation
 
 settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=30)
 settings.register_profile("explore", deadline=None, max_examples=500)

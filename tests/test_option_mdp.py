@@ -50,6 +50,12 @@ def test_unbiased_with_exact_critics(study, lambdas):
     np.testing.assert_allclose(expected(study, *lambdas), study.truth, atol=1e-10)
 
 
+def test_unbiased_over_five_turns_and_422260_trajectories():
+    longer = Study(make_mdp(), make_policy(), 5)
+    assert len(longer.trajectories.prob) == 422_260
+    np.testing.assert_allclose(expected(longer, 1, 1, 0), longer.truth, atol=1e-10)
+
+
 @pytest.mark.parametrize("kind", ["noise", "cold"])
 def test_with_wrong_critics_only_lambda_one_everywhere_is_unbiased(study, kind):
     critic = study.wrong_critic(1.0, kind)

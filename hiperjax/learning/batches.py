@@ -20,7 +20,7 @@ class Scores(NamedTuple):
     """hidden state at the end of the prompt after the last turn"""
     logprobs: Float[Array, "N R"]
     ref_logprobs: Float[Array, "N R"]
-    token_values: Float[Array, "N R"] | None
+    token_values: Float[Array, "N R"] | None = None
     """term head before each reply token, where the estimator asks for it"""
 
 
@@ -50,7 +50,7 @@ class LearnerBatch(NamedTuple):
     value_target: Float[Array, "S K 3"]
     value_mask: Bool[Array, "S K 3"]
     old_value: Float[Array, "S K 3"]
-    tokens: TokenTargets | None
+    tokens: TokenTargets | None = None
     """instead of `value_*` in token-level estimators"""
 
 
