@@ -11,7 +11,6 @@ from hiperjax.assembly import fold, restore_run
 from hiperjax.checkpoint import Which
 from hiperjax.envs.base import Suite
 from hiperjax.envs.registry import make_suite
-from hiperjax.envs.webshop.suite import WebShopSuite
 from hiperjax.evaluation import evaluate
 from hiperjax.learning.health import describe
 from hiperjax.play import Recorded, Recording, play
@@ -77,10 +76,11 @@ def evaluate_run(
     print("  ".join(f"{name} {health[name]:.3f}" for name in shown if name in health))
     if result.failures:
         print(f"{result.failures} episodes were lost to errors and count as not solved")
-    if isinstance(agent.suite, WebShopSuite):
+    if agent.suite.name == "webshop":
         from hiperjax.verification.webshop_scripts import evaluate_scripts
 
-        print("\nto be read against\n" + evaluate_scripts(agent.suite, split, max_tasks or 300))
+        scripts = evaluate_scripts(agent.suite, split, max_tasks or 300)  # type: ignore[arg-type]
+        print(f"\nto be read against\n{scripts}")
     if out is not None:
         record = {"target": target, "which": which, "split": split, "temperature": heat}
         out.write_text(json.dumps(record | result.metrics() | health, indent=1) + "\n")

@@ -63,7 +63,7 @@ def test_every_estimator_speaks_the_one_interface(name):
         assert not bool(x[~mask].any()), field
     estimator = ESTIMATORS[name]
     trained = {head for head in ("low", "high", "term") if getattr(credit, f"fit_{head}").any()}
-    if credit.tokens is not None:
+    if credit.tokens is not None and credit.tokens.mask.any():
         trained.add("term")
     assert trained == set(estimator.heads)
     assert estimator.hierarchical == (not bool((credit.adv_low == credit.adv_high).all()))
@@ -313,8 +313,7 @@ def test_token_level_gae_equals_the_loop(seed, layout):
     inputs, streams, options = token_inputs(seed, layout)
     credit = estimate("flat_token_gae", inputs, lambda_token=0.8, **options)
     for i, steps in enumerate(streams):
-        after = advantage = float(inputs.bootstrap_term[i])
-        following = 0.0
+        after, following = float(inputs.bootstrap_term[i]), 0.0
         for j, k, reward, discount, value in reversed(steps):
             following = reward + discount * (after + 0.8 * following) - value
             after = value

@@ -18,8 +18,6 @@ from hiperjax.types import Observation
 
 PromptStyle = Literal["chat", "compact"]
 NO_SUBGOAL = "None"
-
-
 ELLIPSIS = "..."
 """Where an observation was cut."""
 
@@ -200,7 +198,8 @@ class Prompter:
     """Renders and tokenizes prompts, within a token limit.
 
     An overlong prompt loses its oldest history first; then, where `trims` allows it, the end of
-    the observation's text, marked by an ellipsis. Task, subgoal and actions are never cut.
+    the observation's text, marked by an ellipsis (which the compact style drops, as it does all
+    punctuation). Task, subgoal and actions are never cut.
     """
 
     renderer: Renderer
@@ -228,14 +227,14 @@ class Prompter:
             text = " ".join([*words[:count], ELLIPSIS])
             return self._render(dataclasses.replace(observation, text=text), [], subgoal)
 
-        if self.trims and len(shorten(0)) <= self.limit:
+        least = shorten(0) if self.trims else ids
+        if len(least) <= self.limit:
             fits = bisect.bisect_right(range(len(words)), self.limit, key=lambda n: len(shorten(n)))
             found = shorten(fits - 1)
             return found, Cuts(len(kept), len(ids) - len(found))
         without = "without any history" + (" or observation" if self.trims else "")
-        found = len(shorten(0)) if self.trims else len(ids)
         raise PromptTooLong(
-            f"task '{observation.task}': the prompt has {found} tokens {without}; "
+            f"task '{observation.task}': the prompt has {len(least)} tokens {without}; "
             f"expected at most {self.limit}; raise prompt.prompt_length"
         )
 

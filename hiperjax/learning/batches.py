@@ -98,22 +98,6 @@ def read_before(
     return read(hidden, reply_at[..., None] - 1 + jnp.arange(count)[None, None])
 
 
-def reply_scores(
-    params: Params,
-    config: TransformerConfig,
-    hidden: Float[Array, "s C D"],
-    reply_at: Int[Array, "s K"],
-    reply: Int[Array, "s K R"],
-    temperature: float = 1.0,
-) -> Float[Array, "s K R D"]:
-    """Gradient of each reply token's log-prob by the hidden state that predicts it."""
-
-    def total(states: Array) -> Array:
-        return token_logprobs(logits(params, config, states) / temperature, reply)[0].sum()
-
-    return jax.grad(total)(read_before(hidden, reply_at, reply.shape[-1]).astype(jnp.float32))
-
-
 def decision_scores(
     policy: Params, config: TransformerConfig, batch: PackedBatch, *, temperature: float, size: int
 ) -> Float[Array, "B T 3 D"]:
@@ -125,8 +109,14 @@ def decision_scores(
 
     def score_slice(part: Any) -> Array:
         tokens, (reply_at, reply), blocks = part
-        hidden = run_sequences(policy, config, tokens)
-        found = reply_scores(policy, config, hidden, reply_at, reply, temperature)
+
+        def total(hidden: Array) -> Array:
+            logprobs, _ = reply_logprobs(policy, config, hidden, reply_at, reply, temperature)
+            return jnp.where(blocks.any(axis=2), logprobs, 0.0).sum()
+
+        # No state predicts two counted tokens, so the sum's gradient is each token's own.
+        found = jax.grad(total)(run_sequences(policy, config, tokens).astype(jnp.float32))
+        found = read_before(found, reply_at, reply.shape[-1])
         return jnp.einsum("skbr,skrd->skbd", blocks.astype(found.dtype), found)
 
     parts = (sequences, reads, by_sequence(blocks, sequences))

@@ -18,6 +18,7 @@ from hiperjax.config import ConfigError, CreditConfig, CriticConfig, PpoConfig
 from hiperjax.learning import critic as least_squares
 from hiperjax.learning.advantages import (
     ESTIMATORS,
+    HEADS,
     Credit,
     CreditInputs,
     Options,
@@ -25,6 +26,7 @@ from hiperjax.learning.advantages import (
     find_estimator,
 )
 from hiperjax.learning.assignment import (
+    TERM,
     gather_inputs,
     list_targets,
     measure_credit,
@@ -285,27 +287,15 @@ class Learner:
     def _value_loss(
         self, heads: Any, hidden: Array, part: LearnerBatch, counts: Counts
     ) -> tuple[Array, Metrics]:
-        if part.tokens is not None:
-            found = token_values(heads, hidden, part.reply_at, part.reply.shape[-1])
-            tokens = jax.tree.map(lambda x: x[..., None], part.tokens)
-            out = value_loss(
-                found[..., None],
-                tokens.old_value,
-                tokens.target,
-                tokens.mask,
-                counts[1],
-                value_clip=self.critic.value_clip,
-                heads=("term",),
-            )
-            return out.loss, out.metrics
-        out = value_loss(
-            per_head(heads, read(hidden, part.value_at)),
-            part.old_value,
-            part.value_target,
-            part.value_mask,
-            counts[1],
-            value_clip=self.critic.value_clip,
-        )
+        if part.tokens is None:
+            names = HEADS
+            values = per_head(heads, read(hidden, part.value_at))
+            places = part.old_value, part.value_target, part.value_mask
+        else:
+            names, t = HEADS[TERM:], part.tokens
+            values = token_values(heads, hidden, part.reply_at, part.reply.shape[-1])[..., None]
+            places = t.old_value[..., None], t.target[..., None], t.mask[..., None]
+        out = value_loss(values, *places, counts[1], value_clip=self.critic.value_clip, heads=names)
         return out.loss, out.metrics
 
     def _accumulate(self, loss_fn: Any, trained: Any, part: LearnerBatch) -> tuple[Any, Metrics]:

@@ -35,9 +35,9 @@ V_high and, at lambda_boundary 0, A_low is the one-step TD error r_t + g_t V_hig
 How it runs. G, then D given G, then W given both, are first-order linear recurrences
 x_t = gain_t x_{t+1} + offset_t, whose gain is zero at a boundary: `link_successors` writes down
 gains and offsets of all turns at once and leaves the solving to its caller. Three scans of one
-multiply-add each beat one scan that carries all three (1.8 times on a CPU: a step of XLA's loop
-costs by the operation, and the rest is then one fused pass over all turns), and the same
-recurrences serve the packed stream and its associative twin (`packed`).
+multiply-add each beat one scan that carries all three on a CPU (a step of XLA's loop costs by the
+operation, and the rest is then one fused pass over all turns), and the same recurrences serve the
+packed stream and its associative twin (`packed`).
 
 Reference: HiPER (arXiv 2602.16165). `R_high` is defined at every turn, not only at boundaries: the
 return if t were one, so that V_high can be fitted wherever it may be read.
