@@ -28,6 +28,7 @@ WALK = HALL | {
 }  # fmt: skip
 MAY_IMPORT: Mapping[str, set[str]] = {
     **{room: set() for room in GROUND},
+    "models": {"kernels"},
     "presets": {"config"},
     "envs": {"types"},
     "checkpoint": {"types"},

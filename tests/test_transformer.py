@@ -84,7 +84,7 @@ def test_slots_decode_at_their_own_positions_after_a_ragged_prefill():
     lengths = jnp.array([3, 7, 5])
     hidden, kept = PREFILL(params, TINY, tokens, lengths)
     cache = init_cache(TINY, 3, 16)
-    cache = KeyValues(*(c.at[:, :, :LENGTH].set(k) for c, k in zip(cache, kept, strict=True)))
+    cache = KeyValues(*(c.at[..., :LENGTH, :].set(k) for c, k in zip(cache, kept, strict=True)))
     expected = _full(params, TINY, tokens)
     for step in range(3):
         at = lengths + step
@@ -144,7 +144,13 @@ def test_a_prefix_computed_once_serves_every_row(name):
     expected, kept = PREFILL(params, config, whole, jnp.full(3, 9))
     got, rest = PREFILL(params, config, rows, jnp.full(3, 5), prefix=prefix)
     np.testing.assert_allclose(got, expected[:, 4:], atol=1e-5)
-    np.testing.assert_allclose(rest.k, kept.k[:, :, 4:], atol=1e-5)
+    np.testing.assert_allclose(rest.k, kept.k[..., 4:, :], atol=1e-5)
+    cache = init_cache(config, 3, 7)
+    cache = KeyValues(
+        *(c.at[..., :4, :].set(k[..., :4, :]) for c, k in zip(cache, rest, strict=True))
+    )
+    last, _ = DECODE(params, config, rows[:, 4], jnp.full(3, 4), cache, prefix=prefix)
+    np.testing.assert_allclose(last, expected[:, 8], atol=1e-5)
 
 
 def test_remat_gives_the_same_gradient():

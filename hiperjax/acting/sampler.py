@@ -125,7 +125,7 @@ def start(
         return whole.at[slots].set(part, mode="drop")
 
     def put_cache(whole: Array, part: Array) -> Array:
-        return whole.at[:, slots, : tokens.shape[1]].set(part.astype(whole.dtype), mode="drop")
+        return whole.at[:, slots, :, : tokens.shape[1]].set(part.astype(whole.dtype), mode="drop")
 
     replies = state.reply.shape[1]
     return SamplerState(

@@ -5,7 +5,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from hiperjax.models.attention import Implementation
+from hiperjax_kernels.attention import Implementation
+
 from hiperjax.models.hf_config import read_hf, write_hf
 from hiperjax.models.rope import RopeScaling
 

@@ -68,6 +68,11 @@ class Linear(nnx.Module):
         self.adapter_scale = alpha / rank if rank else 0.0
 
     def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
+        # One matrix: XLA's CPU products over two leading axes, and their gradients, are slower.
+        rows = self._apply(x.reshape(-1, x.shape[-1]))
+        return rows.reshape(*x.shape[:-1], rows.shape[-1])
+
+    def _apply(self, x: Float[Array, "n i"]) -> Float[Array, "n o"]:
         y = x @ self.kernel[...].astype(x.dtype)
         if self.use_bias:
             y += per_feature(self.bias[...].astype(x.dtype), y.ndim)

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from hiperjax_kernels.attention import Shared, attend, row_mask, window_mask
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from hiperjax.models.architecture import TransformerConfig
-from hiperjax.models.attention import attend, row_mask, window_mask
 from hiperjax.models.layers import Block, Linear, RMSNorm, block_of, rms_norm
 from hiperjax.models.rope import angles
 
@@ -35,6 +35,7 @@ __all__ = [
     "init_cache",
     "init_params",
     "logits",
+    "output_weights",
     "prefill",
 ]
 
@@ -42,10 +43,10 @@ Params = dict[str, Any]
 
 
 class KeyValues(NamedTuple):
-    """Keys (already rotated) and values of every layer: `[layers, rows, length, G, d]`."""
+    """Keys (already rotated) and values of every layer, heads before positions."""
 
-    k: Float[Array, "layers rows length G d"]
-    v: Float[Array, "layers rows length G d"]
+    k: Float[Array, "layers rows G length d"]
+    v: Float[Array, "layers rows G length d"]
 
 
 class _Context(NamedTuple):
@@ -56,7 +57,9 @@ class _Context(NamedTuple):
     query_position: Int[Array, "N Q"]
     key_position: Int[Array, "N K"]
     mask: Bool[Array, "N Q K"] | None
+    """of the row's own keys"""
     lengths: Int[Array, " N"] | None
+    """instead of a mask"""
 
 
 class Transformer(nnx.Module):
@@ -118,11 +121,40 @@ def _windows(config: TransformerConfig) -> Int[Array, " layers"] | None:
     return unbounded.at[jnp.asarray(config.windowed_layers)].set(config.sliding_window)
 
 
-def _mask(context: _Context, window: Int[Array, ""] | None) -> Bool[Array, "N Q K"] | None:
-    if window is None:
-        return context.mask
-    near = window_mask(context.query_position, context.key_position, window)
-    return near if context.mask is None else near & context.mask
+def _attend(
+    config: TransformerConfig,
+    context: _Context,
+    query: Float[Array, "N Q H d"],
+    own: KeyValues,
+    prefix: Shared | None,
+    window: Int[Array, ""] | None,
+) -> Float[Array, "N Q H d"]:
+    """Attention of one layer: over the rows' own keys `[N G K d]` and those of the prefix."""
+    mask, shared_mask = context.mask, None
+    if window is not None:
+        near = window_mask(context.query_position, context.key_position, window)
+        mask = near if mask is None else near & mask
+        if prefix is not None:
+            rows = context.query_position.shape[0]
+            before = jnp.broadcast_to(jnp.arange(prefix.k.shape[1]), (rows, prefix.k.shape[1]))
+            shared_mask = window_mask(context.query_position, before, window)
+    return attend(
+        query,
+        own.k,
+        own.v,
+        mask=mask,
+        lengths=context.lengths if mask is None else None,
+        shared=prefix,
+        shared_mask=shared_mask,
+        implementation=config.attention if mask is None else "xla",
+    )
+
+
+def _shared(prefix: KeyValues | None, dtype: Any) -> Shared | None:
+    """The prefix of every layer, for the scan over layers."""
+    if prefix is None:
+        return None
+    return Shared(*(part[:, 0].astype(dtype) for part in prefix))
 
 
 def _checkpointed(config: TransformerConfig, body: Any) -> Any:
@@ -152,23 +184,12 @@ def _run_rows(
         query, key, value = block.attention.project(
             block.attention_norm(x), context.cos, context.sin
         )
-        keys, values = key, value
-        if before is not None:
-            shared = jax.tree.map(lambda a: jnp.broadcast_to(a, (x.shape[0], *a.shape[1:])), before)
-            keys = jnp.concatenate([shared.k.astype(key.dtype), key], axis=1)
-            values = jnp.concatenate([shared.v.astype(value.dtype), value], axis=1)
-        heads = attend(
-            query,
-            keys,
-            values,
-            mask=_mask(context, window),
-            lengths=context.lengths,
-            implementation=config.attention,
-        )
+        own = KeyValues(key.swapaxes(1, 2), value.swapaxes(1, 2))
+        heads = _attend(config, context, query, own, before, window)
         x = split_rows(block.finish(x, heads), config)
-        return x, KeyValues(key, value) if keep else None
+        return x, own if keep else None
 
-    layers = (params["layers"], prefix, _windows(config))
+    layers = (params["layers"], _shared(prefix, config.dtype), _windows(config))
     x, kept = jax.lax.scan(_checkpointed(config, body), _embed(params, config, tokens), layers)
     return rms_norm(x, params["final_norm"]["scale"], config.norm_eps), kept
 
@@ -187,17 +208,14 @@ def _row_context(
         raise ValueError("forward: give either lengths or token_mask, and not both")
     if positions is None:
         positions = jnp.broadcast_to(prefix_length + jnp.arange(length), (rows, length))
-    before = jnp.broadcast_to(jnp.arange(prefix_length), (rows, prefix_length))
-    key_position = jnp.concatenate([before, positions], axis=1)
     cos, sin = angles(positions, config.head_dim, config.rope_theta, config.rope_scaling)
-    plain = segments is None and not prefix_length and not config.windowed_layers
+    plain = segments is None and not config.windowed_layers
     if lengths is not None and plain and config.attention == "cudnn":
-        return _Context(cos, sin, positions, key_position, None, lengths)
+        return _Context(cos, sin, positions, positions, None, lengths)
     if token_mask is None:
         assert lengths is not None
         token_mask = jnp.arange(length)[None] < lengths[:, None]
-    mask = row_mask(token_mask, segments, prefix_length)
-    return _Context(cos, sin, positions, key_position, mask, None)
+    return _Context(cos, sin, positions, positions, row_mask(token_mask, segments), None)
 
 
 def forward(
@@ -216,10 +234,9 @@ def forward(
     Say which tokens are real by `lengths` (right-padded rows) or by `token_mask`; what stands at
     padding is unspecified. `positions` default to 0, 1, ... after the prefix. `segments` packs
     several sequences into a row, sharing segment 0 (see `row_mask`); `positions` must then restart
-    with each segment. `prefix` holds keys and values that every row continues, `[layers, 1 or N,
-    length, G, d]`.
+    with each segment. `prefix` holds keys and values, of one row, that every row continues.
     """
-    before = 0 if prefix is None else prefix.k.shape[2]
+    before = 0 if prefix is None else prefix.k.shape[3]
     context = _row_context(config, tokens, lengths, token_mask, positions, segments, before)
     return _run_rows(params, config, tokens, context, prefix, keep=False)[0]
 
@@ -233,7 +250,7 @@ def prefill(
     prefix: KeyValues | None = None,
 ) -> tuple[Float[Array, "N L D"], KeyValues]:
     """`forward` that also returns the keys and values of `tokens` (not of the prefix)."""
-    before = 0 if prefix is None else prefix.k.shape[2]
+    before = 0 if prefix is None else prefix.k.shape[3]
     context = _row_context(config, tokens, lengths, None, None, None, before)
     hidden, kept = _run_rows(params, config, tokens, context, prefix, keep=True)
     assert kept is not None
@@ -247,56 +264,58 @@ def decode(
     position: Int[Array, " S"],
     cache: KeyValues,
     *,
+    prefix: KeyValues | None = None,
     attend_to: int | None = None,
 ) -> tuple[Float[Array, "S D"], KeyValues]:
-    """One token a slot: write its key and value at `position`, attend to `0..position`.
+    """One token a slot: write its key and value at `position` of the cache, attend to
+    `0..position` of it and to the whole prefix, which stands before it.
 
     `attend_to` (static) reads only that many leading cache entries: a bucket that covers the live
     ones. Donate the cache; the loop over layers carries it, so that it is updated in place.
     """
     slots = jnp.arange(token.shape[0])
-    cos, sin = angles(position[:, None], config.head_dim, config.rope_theta, config.rope_scaling)
-    reach = attend_to or cache.k.shape[2]
+    before = 0 if prefix is None else prefix.k.shape[3]
+    absolute = (before + position)[:, None]
+    cos, sin = angles(absolute, config.head_dim, config.rope_theta, config.rope_scaling)
+    reach = attend_to or cache.k.shape[3]
     at = jnp.broadcast_to(jnp.arange(reach), (token.shape[0], reach))
     seen = (at <= position[:, None])[:, None, :]
-    context = _Context(cos, sin, position[:, None], at, seen, None)
+    context = _Context(cos, sin, absolute, before + at, seen, None)
 
     def body(carry, layer):
         x, cache = carry
-        layer_params, index, window = layer
+        layer_params, index, shared, window = layer
         block = block_of(config, layer_params)
         query, key, value = block.attention.project(block.attention_norm(x), cos, sin)
         cache = KeyValues(
-            cache.k.at[index, slots, position].set(key[:, 0].astype(cache.k.dtype)),
-            cache.v.at[index, slots, position].set(value[:, 0].astype(cache.v.dtype)),
+            cache.k.at[index, slots, :, position].set(key[:, 0].astype(cache.k.dtype)),
+            cache.v.at[index, slots, :, position].set(value[:, 0].astype(cache.v.dtype)),
         )
-        keys, values = (a[index][:, :reach].astype(x.dtype) for a in cache)
-        heads = attend(query, keys, values, mask=_mask(context, window))
+        own = KeyValues(*(a[index][:, :, :reach].astype(x.dtype) for a in cache))
+        heads = _attend(config, context, query, own, shared, window)
         return (split_rows(block.finish(x, heads), config), cache), None
 
-    layers = (params["layers"], jnp.arange(config.num_layers), _windows(config))
+    shared, indices = _shared(prefix, config.dtype), jnp.arange(config.num_layers)
+    layers = (params["layers"], indices, shared, _windows(config))
     x = _embed(params, config, token[:, None])
     (x, cache), _ = jax.lax.scan(body, (x, cache), layers, unroll=config.decode_unroll)
     return rms_norm(x, params["final_norm"]["scale"], config.norm_eps)[:, 0], cache
+
+
+def output_weights(params: Params, config: TransformerConfig) -> Float[Array, "V D"]:
+    """The output embedding: a row for each entry of the vocabulary."""
+    return params["embedding"] if config.tie_embeddings else params["unembedding"]["kernel"].T
 
 
 def logits(
     params: Params, config: TransformerConfig, hidden: Float[Array, "*batch D"]
 ) -> Float[Array, "*batch V"]:
     """Next-token logits in float32 (products in the compute dtype, sums in float32)."""
-    if config.tie_embeddings:
-        weights, contract = params["embedding"], 1
-    else:
-        weights, contract = params["unembedding"]["kernel"], 0
-    return jax.lax.dot_general(
-        hidden,
-        weights.astype(hidden.dtype),
-        (((hidden.ndim - 1,), (contract,)), ((), ())),
-        preferred_element_type=jnp.float32,
-    )
+    weights = output_weights(params, config).astype(hidden.dtype)
+    return jnp.einsum("...d,vd->...v", hidden, weights, preferred_element_type=jnp.float32)
 
 
 def init_cache(config: TransformerConfig, slots: int, length: int) -> KeyValues:
     """An empty cache in the compute dtype."""
-    shape = (config.num_layers, slots, length, config.num_kv_heads, config.head_dim)
+    shape = (config.num_layers, slots, config.num_kv_heads, length, config.head_dim)
     return KeyValues(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))

@@ -1,0 +1,168 @@
+"""Attention in one call: grouped queries over their own keys, and over a prefix all rows share.
+
+Axes: `N` rows, `Q` query positions, `K` keys, `P` keys of the shared prefix, `H` query heads, `G`
+key-value heads, `d` head size. Keys and values come head first, `[N G K d]`: then both products are
+plain batched matrix products, on every backend, with no transpose of a cache.
+
+The prefix is never copied to the rows: its scores come from one product with all queries, and the
+two parts share one softmax. Two implementations: `xla`, which takes any mask; `cudnn` (NVIDIA GPU,
+16-bit), causal over right-padded rows by their lengths, whose parts are merged by log-sum-exp.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+Implementation = Literal["xla", "cudnn"]
+HIDDEN = -1e30
+"""Score of a key that is not seen; finite, so that a row of none has no NaN in its gradient."""
+
+
+class Shared(NamedTuple):
+    """Keys and values before the rows, the same for all of them."""
+
+    k: Float[Array, "G P d"]
+    v: Float[Array, "G P d"]
+
+
+def row_mask(
+    token_mask: Bool[Array, "N L"], segments: Int[Array, "N L"] | None = None
+) -> Bool[Array, "N L L"]:
+    """Which keys of its row each query sees: those before it and itself, of valid tokens.
+
+    `segments` packs several sequences into one row: a token sees the tokens of its own segment and
+    of segment 0, the prefix that all of them share.
+    """
+    length = token_mask.shape[1]
+    seen = jnp.tril(jnp.ones((length, length), bool))[None] & token_mask[:, None, :]
+    if segments is not None:
+        own = segments[:, :, None] == segments[:, None, :]
+        seen &= own | (segments == 0)[:, None, :]
+    return seen
+
+
+def window_mask(
+    query_position: Int[Array, "N Q"], key_position: Int[Array, "N K"], window: Int[Array, ""]
+) -> Bool[Array, "N Q K"]:
+    """Keys at most `window - 1` positions behind the query."""
+    return query_position[:, :, None] - key_position[:, None, :] < window[None, None, None]
+
+
+def attend(
+    query: Float[Array, "N Q H d"],
+    key: Float[Array, "N G K d"],
+    value: Float[Array, "N G K d"],
+    *,
+    mask: Bool[Array, "N Q K"] | None = None,
+    lengths: Int[Array, " N"] | None = None,
+    shared: Shared | None = None,
+    shared_mask: Bool[Array, "N Q P"] | None = None,
+    implementation: Implementation = "xla",
+) -> Float[Array, "N Q H d"]:
+    """Softmax(q k / sqrt(d)) v in float32, over a row's own keys and the shared ones.
+
+    Say what a query sees of its own row by `mask`, or by `lengths` alone: causal over right-padded
+    rows. Of the shared keys it sees all, or what `shared_mask` says. What a query that sees nothing
+    gets is finite and unspecified.
+
+    Raises:
+      ValueError: neither mask nor lengths, or both; cuDNN asked for what it cannot mask.
+    """
+    if (mask is None) == (lengths is None):
+        raise ValueError("attend: give either mask or lengths, and not both")
+    if implementation == "cudnn":
+        if lengths is None or shared_mask is not None:
+            raise ValueError("attend: cudnn takes lengths; a mask needs implementation xla")
+        return _attend_cudnn(query, key, value, lengths, shared)
+    if mask is None:
+        assert lengths is not None
+        mask = row_mask(jnp.arange(key.shape[2])[None] < lengths[:, None])
+    return _attend_xla(query, key, value, mask, shared, shared_mask)
+
+
+def _group(query: Float[Array, "N Q H d"], groups: int) -> Float[Array, "N G M d"]:
+    """Queries of the heads that share a key-value head, one after the other: `M = H / G * Q`."""
+    n, q, h, d = query.shape
+    heads = (query * (1 / math.sqrt(d))).reshape(n, q, groups, h // groups, d)
+    return heads.transpose(0, 2, 3, 1, 4).reshape(n, groups, h // groups * q, d)
+
+
+def _ungroup(heads: Float[Array, "N G M d"], shape: tuple[int, ...]) -> Float[Array, "N Q H d"]:
+    n, q, h, d = shape
+    split = heads.reshape(n, heads.shape[1], -1, q, d)
+    return split.transpose(0, 3, 1, 2, 4).reshape(n, q, h, d)
+
+
+def _hide(scores: Float[Array, "N G M K"], mask: Bool[Array, "N Q K"]) -> Float[Array, "N G M K"]:
+    n, groups, m, k = scores.shape
+    split = scores.reshape(n, groups, m // mask.shape[1], mask.shape[1], k)
+    return jnp.where(mask[:, None, None], split, HIDDEN).reshape(scores.shape)
+
+
+def _attend_xla(
+    query: Float[Array, "N Q H d"],
+    key: Float[Array, "N G K d"],
+    value: Float[Array, "N G K d"],
+    mask: Bool[Array, "N Q K"],
+    shared: Shared | None,
+    shared_mask: Bool[Array, "N Q P"] | None,
+) -> Float[Array, "N Q H d"]:
+    wide = {"preferred_element_type": jnp.float32}
+    heads = _group(query, key.shape[1])
+    own = _hide(jnp.einsum("ngmd,ngkd->ngmk", heads, key, **wide), mask)
+    top = own.max(axis=-1, keepdims=True)
+    before = None
+    if shared is not None:
+        before = jnp.einsum("ngmd,gpd->ngmp", heads, shared.k, **wide)
+        before = before if shared_mask is None else _hide(before, shared_mask)
+        top = jnp.maximum(top, before.max(axis=-1, keepdims=True))
+    # Divided after the product with the values: by d columns instead of K.
+    top = jax.lax.stop_gradient(top)
+    weights = jnp.exp(own - top)
+    total = weights.sum(axis=-1, keepdims=True)
+    out = jnp.einsum("ngmk,ngkd->ngmd", weights.astype(value.dtype), value, **wide)
+    if shared is not None and before is not None:
+        weights = jnp.exp(before - top)
+        total += weights.sum(axis=-1, keepdims=True)
+        out += jnp.einsum("ngmp,gpd->ngmd", weights.astype(value.dtype), shared.v, **wide)
+    return _ungroup((out / total).astype(query.dtype), query.shape)
+
+
+def _attend_cudnn(
+    query: Float[Array, "N Q H d"],
+    key: Float[Array, "N G K d"],
+    value: Float[Array, "N G K d"],
+    lengths: Int[Array, " N"],
+    shared: Shared | None,
+) -> Float[Array, "N Q H d"]:
+    own, own_log = jax.nn.dot_product_attention(
+        query,
+        key.swapaxes(1, 2),
+        value.swapaxes(1, 2),
+        is_causal=True,
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation="cudnn",
+        return_residual=True,
+    )
+    if shared is None:
+        return own
+    rows = (jnp.broadcast_to(x.swapaxes(0, 1)[None], (query.shape[0], x.shape[1], *x.shape[::2]))
+            for x in shared)  # fmt: skip
+    before, before_log = jax.nn.dot_product_attention(
+        query, *rows, implementation="cudnn", return_residual=True
+    )
+    return merge_parts((own, own_log), (before, before_log))
+
+
+def merge_parts(
+    left: tuple[Float[Array, "N Q H d"], Float[Array, "N Q H"]],
+    right: tuple[Float[Array, "N Q H d"], Float[Array, "N Q H"]],
+) -> Float[Array, "N Q H d"]:
+    """Attention over two disjoint sets of keys from that over each and its log-sum-exp."""
+    total = jnp.logaddexp(left[1], right[1])
+    parts = (out * jnp.exp(log - total)[..., None].astype(out.dtype) for out, log in (left, right))
+    return sum(parts, jnp.zeros_like(left[0]))
