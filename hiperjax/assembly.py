@@ -5,29 +5,44 @@ import json
 import pathlib
 import types
 import typing
+from functools import partial
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
+from hiperjax import mesh as meshes
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.demonstrations import Demonstration, demonstrate, list_texts
 from hiperjax.acting.prompts import Prompter, Renderer, make_renderer
 from hiperjax.acting.rollout import Rollout
 from hiperjax.checkpoint import Checkpoints, Which
-from hiperjax.config import ConfigError, RunConfig
+from hiperjax.config import ConfigError, MeshConfig, RunConfig
 from hiperjax.envs.base import Suite
 from hiperjax.envs.registry import make_suite
 from hiperjax.envs.workers import EnvWorkers, make_workers
 from hiperjax.learning.advantages import ESTIMATORS
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.state import TrainState
+from hiperjax.mesh import MeshError, Placement
+from hiperjax.models.lora import add_adapters, base_config, merge_adapters
 from hiperjax.models.shapes import SHAPES
+from hiperjax.models.tensor_files import find_tensors
 from hiperjax.models.tokenizers import check_vocabulary, load_tokenizer, train_tokenizer
-from hiperjax.models.transformer import Params, TransformerConfig, init_params
-from hiperjax.models.weights import load_params
+from hiperjax.models.transformer import (
+    Params,
+    TransformerConfig,
+    abstract_params,
+    cast_params,
+    init_params,
+)
+from hiperjax.models.weights import check_tensors, load_params
+from hiperjax.processes import SharedRollout
 
 CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer", "checkpoints"
+ARCHITECTURE = "architecture.json"
+"""The config.json of the checkpoint folder that a run started from."""
 VOCABULARY_EPISODES = 400
 """Expert episodes whose words make up a trained tokenizer's vocabulary."""
 
@@ -41,15 +56,52 @@ class Agent:
     prompter: Prompter
     model: TransformerConfig
     workers: EnvWorkers
-    rollout: Rollout
+    rollout: Rollout | SharedRollout
     learner: Learner
     max_turns: int
+    placement: Placement
 
-    def init_policy(self, key: Key[Array, ""]) -> Params:
-        """The checkpoint folder's parameters; without one, random ones."""
-        if self.config.model.folder is not None:
-            return load_params(self.config.model.folder, self.model)
-        return init_params(self.model, key)
+    def init_policy(self) -> Params:
+        """The checkpoint folder's parameters, leaf by leaf where they belong; else random ones."""
+        plain, key = base_config(self.model), fold(self.config.seed, 0)
+        if self.config.model.folder is None:
+            return self.adopt(self.placement.make(lambda: init_params(plain, key)), plain)
+        dtype = self.model.dtype if self.model.lora_rank else "float32"
+        wanted = self.placement.describe(abstract_params(plain))
+        places = jax.tree.map(lambda leaf: leaf.sharding, wanted)
+        loaded = load_params(self.config.model.folder, plain, dtype=dtype, shardings=places)
+        return self.adopt(loaded, plain)
+
+    def adopt(self, policy: Params, shape: TransformerConfig) -> Params:
+        """A policy to start from: the same function as this one of another shape.
+
+        Adapters it may have are merged. With `model.lora_rank` it becomes the frozen base, in the
+        compute dtype, of fresh ones.
+        """
+
+        def adapt(policy: Params) -> Params:
+            plain = merge_adapters(policy, shape)
+            if not self.model.lora_rank:
+                return plain
+            base = cast_params(plain, self.model.dtype)
+            return add_adapters(base, self.model, fold(self.config.seed, 6))
+
+        return self.placement.make(adapt, policy)
+
+    def fresh_state(self, policy: Params) -> TrainState:
+        """The state that training starts in; takes the policy over."""
+        key = partial(fold, self.config.seed, 1)
+        return self.placement.make(lambda policy: self.learner.init(policy, key()), policy)
+
+    def describe_state(self) -> TrainState:
+        """Shapes and places of a state; takes no memory."""
+        plain = base_config(self.model)
+        bare = dataclasses.replace(self, placement=Placement())
+
+        def build() -> TrainState:
+            return bare.fresh_state(bare.adopt(init_params(plain, jax.random.key(0)), plain))
+
+        return self.placement.describe(jax.eval_shape(build))
 
 
 def suite_options(config: RunConfig) -> dict[str, Any]:
@@ -96,13 +148,30 @@ def build_tokenizer(config: RunConfig, suite: Suite, folder: pathlib.Path | None
     return train_tokenizer(texts, TAGS, phrases=renderer.phrases)
 
 
-def model_shape(config: RunConfig, vocab_size: int) -> TransformerConfig:
-    """The transformer the run trains."""
+def model_shape(
+    config: RunConfig, vocab_size: int, folder: pathlib.Path | None = None
+) -> TransformerConfig:
+    """The transformer the run trains; `folder` is the run's, if it has one.
+
+    Raises:
+      ConfigError: no published architecture of that name.
+    """
     m = config.model
+    options: dict[str, Any] = dict(
+        dtype=m.dtype,
+        remat=m.remat,
+        lora_rank=m.lora_rank,
+        lora_alpha=m.lora_alpha,
+        lora_targets=m.lora_targets,
+    )
     if m.folder is not None:
-        return TransformerConfig.from_hf(m.folder, dtype=m.dtype, remat=m.remat)
+        kept = folder is not None and (folder / ARCHITECTURE).is_file()
+        source = folder / ARCHITECTURE if folder is not None and kept else m.folder
+        return TransformerConfig.from_hf(source, **options)
     if m.shape is not None:
-        return dataclasses.replace(SHAPES[m.shape], dtype=m.dtype, remat=m.remat)
+        if m.shape not in SHAPES:
+            raise ConfigError(f"model.shape is {m.shape!r}; expected one of {', '.join(SHAPES)}")
+        return dataclasses.replace(SHAPES[m.shape], **options)
     return TransformerConfig(
         vocab_size=vocab_size,
         hidden_size=m.hidden_size,
@@ -113,9 +182,52 @@ def model_shape(config: RunConfig, vocab_size: int) -> TransformerConfig:
         head_dim=m.hidden_size // m.num_heads,
         embedding_std=m.embedding_std,
         embedding_scale=True,
-        dtype=m.dtype,
-        remat=m.remat,
+        **options,
     )
+
+
+def join_processes(mesh: MeshConfig) -> None:
+    """Meet the run's other processes, if it has any; before anything else is done with JAX."""
+    given = (mesh.coordinator, mesh.num_processes, mesh.process_id)
+    if mesh.distributed or any(x is not None for x in given):
+        meshes.start_processes(*given)
+
+
+def make_placement(mesh: MeshConfig) -> Placement:
+    """Where the run's arrays live; the first device, unless more is asked for.
+
+    Raises:
+      MeshError: the sizes do not multiply to the number of devices.
+    """
+    sizes = (mesh.data, mesh.fsdp, mesh.tensor)
+    if sizes == (1, 1, 1) and jax.process_count() == 1:
+        return Placement()
+    return Placement(meshes.make_mesh(*sizes))
+
+
+def check_placement(config: RunConfig, model: TransformerConfig, mesh: Mesh) -> None:
+    """Refuse what the mesh does not divide, before any device memory is taken.
+
+    Raises:
+      MeshError: names sizes and what to change.
+    """
+    heads = {"num_heads": model.num_heads, "num_kv_heads": model.num_kv_heads}
+    p, slots, processes = config.ppo, config.rollout.slots, jax.process_count()
+    rows = p.micro_sequences or p.minibatch_sequences
+    meshes.check_mesh(mesh, **heads, rows=rows, what="sequences of ppo.micro_sequences")
+    if slots % processes:
+        raise MeshError(
+            f"rollout.slots is {slots}; expected a multiple of the {processes} processes"
+        )
+    own = meshes.local_mesh(mesh)
+    what = "rollout.slots of each process"
+    meshes.check_mesh(own, **heads, rows=slots // processes, what=what)
+    meshes.shardings(abstract_params(model), mesh)
+
+
+def check_checkpoint(folder: pathlib.Path, model: TransformerConfig) -> None:
+    """Refuse weights that are not this architecture's, from their headers alone."""
+    check_tensors(find_tensors(folder), base_config(model), str(folder))
 
 
 def build_agent(config: RunConfig, folder: pathlib.Path | None = None) -> Agent:
@@ -127,8 +239,14 @@ def build_agent(config: RunConfig, folder: pathlib.Path | None = None) -> Agent:
     prompter = Prompter(
         make_run_renderer(config, suite), tokenizer, p.prompt_length, trims=p.overlong == "trim"
     )
-    model = model_shape(config, len(tokenizer))
+    placement = make_placement(config.mesh)
+    shape = model_shape(config, len(tokenizer), folder)
+    model = dataclasses.replace(shape, row_axes=placement.row_axes)
     check_vocabulary(tokenizer, model.vocab_size)
+    if placement.mesh is not None:
+        check_placement(config, model, placement.mesh)
+    if config.model.folder is not None and folder is None:
+        check_checkpoint(config.model.folder, model)
     workers = make_workers(suite, backend=config.env.backend, num_workers=config.env.num_workers)
     max_turns = config.env.max_turns or suite.max_turns
     rollout = Rollout(
@@ -136,7 +254,7 @@ def build_agent(config: RunConfig, folder: pathlib.Path | None = None) -> Agent:
         prompter=prompter,
         workers=workers,
         suite=suite,
-        slots=r.slots,
+        slots=r.slots // jax.process_count(),
         prompt_length=p.prompt_length,
         reply_length=p.reply_length,
         max_turns=max_turns,
@@ -152,7 +270,9 @@ def build_agent(config: RunConfig, folder: pathlib.Path | None = None) -> Agent:
         group_size=r.group_size,
         temperature=r.temperature,
     )
-    return Agent(config, suite, prompter, model, workers, rollout, learner, max_turns)
+    if placement.mesh is not None or model.dtype != "float32":
+        rollout = SharedRollout(rollout, placement)
+    return Agent(config, suite, prompter, model, workers, rollout, learner, max_turns, placement)
 
 
 def _check_milestones(config: RunConfig, suite: Suite) -> None:
@@ -164,25 +284,47 @@ def _check_milestones(config: RunConfig, suite: Suite) -> None:
         )
 
 
-def restore_run(folder: pathlib.Path, which: Which = "best") -> tuple[Agent, TrainState]:
-    """The agent of a run folder and one of its saved states.
+def restore_run(
+    folder: pathlib.Path, which: Which = "best", mesh: MeshConfig | None = None
+) -> tuple[Agent, TrainState]:
+    """The agent of a run folder and one of its saved states, whatever mesh it was trained on.
+
+    Args:
+      folder: of the run.
+      which: state.
+      mesh: default: the run's own where it divides the devices at hand, else one device.
 
     Raises:
       FileNotFoundError: not a run folder.
       CheckpointError: no such checkpoint, or one that cannot be read.
     """
     config = load_config(folder)
-    agent = build_agent(config, folder)
-    like = agent.learner.init(agent.init_policy(fold(config.seed, 0)), fold(config.seed, 1))
-    return agent, Checkpoints(folder / CHECKPOINTS).restore(like, which)[1]
+    if mesh is None:
+        m, devices = config.mesh, jax.device_count()
+        divides = min(m.fsdp, m.tensor) > 0 and devices % (m.fsdp * m.tensor) == 0
+        meshed = divides and devices > 1 and m != MeshConfig()
+        mesh = dataclasses.replace(m, data=-1) if meshed else MeshConfig()
+    agent = build_agent(dataclasses.replace(config, mesh=mesh), folder)
+    return agent, Checkpoints(folder / CHECKPOINTS).restore(agent.describe_state(), which)[1]
 
 
 # -- run folders -----------------------------------------------------------------------------------
 
 
+def save_run(agent: Agent, folder: pathlib.Path) -> None:
+    """Write what a run folder needs beside its checkpoints: settings, tokenizer, architecture."""
+    save_config(agent.config, folder)
+    agent.prompter.tokenizer.save_pretrained(folder / TOKENIZER)
+    if agent.config.model.folder is not None:
+        (folder / ARCHITECTURE).write_text(json.dumps(agent.model.to_hf(), indent=1) + "\n")
+
+
 def save_config(config: RunConfig, folder: pathlib.Path) -> None:
-    """Write `config.json`."""
+    """Write `config.json`; who this process is among others is no setting of the run."""
     folder.mkdir(parents=True, exist_ok=True)
+    m = config.mesh
+    mesh = MeshConfig(data=m.data, fsdp=m.fsdp, tensor=m.tensor)
+    config = dataclasses.replace(config, mesh=mesh)
     text = json.dumps(dataclasses.asdict(config), indent=1, default=str)
     (folder / CONFIG).write_text(text + "\n")
 

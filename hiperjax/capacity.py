@@ -321,8 +321,12 @@ def plan(
         raise ValueError(f"{device}: fsdp={fsdp} x tensor={tensor} does not divide {count} devices")
     sizes = (count // (fsdp * tensor), fsdp, tensor)
     mesh = AbstractMesh(sizes, meshes.AXES, (AxisType.Auto,) * 3)
-    heads = {"num_heads": config.num_heads, "num_kv_heads": config.num_kv_heads}
-    meshes.check_mesh(mesh, **heads, rows=load.micro_rows)
+    meshes.check_mesh(
+        mesh,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        rows=load.micro_rows,
+    )
     memory = _weights(config, mesh, jnp.dtype(frozen_dtype).itemsize)
     if reference and not config.lora_rank:
         held = _count_on_device(abstract_params(config), mesh)

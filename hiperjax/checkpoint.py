@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 INDEX = "index.json"
 Which = Literal["last", "best", "start"]
@@ -63,6 +64,13 @@ class Checkpoints:
         if best or "best" not in index:
             index["best"] = iteration
         index.setdefault("start", iteration)
+        if jax.process_index() == 0:
+            self._write(index)
+        if jax.process_count() > 1:  # nobody reads the index before it is written
+            multihost_utils.sync_global_devices(f"checkpoint {iteration}")
+
+    def _write(self, index: dict[str, Any]) -> None:
+        """The index, and away with the states it does not name."""
         partial = self.folder / (INDEX + ".partial")
         partial.write_text(json.dumps(index, indent=1))
         partial.replace(self.folder / INDEX)

@@ -8,6 +8,8 @@ import dataclasses
 import pathlib
 from typing import Literal
 
+Projection = Literal["q", "k", "v", "o", "gate", "up", "down"]
+
 
 @dataclasses.dataclass(frozen=True)
 class EnvConfig:
@@ -50,6 +52,13 @@ class ModelConfig:
     """Dtype of activations and matrix products."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass computes again instead of keeping it."""
+    lora_rank: int = 0
+    """Rank of low-rank adapters: only they are trained, beside a frozen base that is kept in
+    `dtype`; 0 trains everything."""
+    lora_alpha: float = 32.0
+    """Adapters act with weight lora_alpha / lora_rank."""
+    lora_targets: tuple[Projection, ...] = ("q", "k", "v", "o", "gate", "up", "down")
+    """Projections that carry an adapter."""
     hidden_size: int = 64
     """Width."""
     intermediate_size: int = 176
@@ -203,9 +212,11 @@ class CreditConfig:
 class CriticConfig:
     """The three value heads: low, high, term."""
 
-    kind: Literal["features", "shared", "separate"] = "separate"
+    kind: Literal["features", "shared", "separate", "lora"] = "separate"
     """features: least squares on the policy's frozen features; shared: heads on the policy's trunk,
-    value gradients included; separate: heads on a network of their own."""
+    value gradients included; separate: heads on a network of their own, 12 bytes a parameter of
+    the policy and 4 more while it learns; lora: heads on adapters of their own beside the policy's
+    frozen base, 12 bytes an adapter parameter. features and shared cost next to nothing."""
     ridge: float = 30.0
     """features: strength of the ridge penalty, in rows' worth of evidence."""
     random_features: int = 192
@@ -217,11 +228,11 @@ class CriticConfig:
     fits: int = 2
     """features: refits on each later batch."""
     learning_rate: float = 1e-5
-    """shared, separate: learning rate of the heads (and of the separate network)."""
+    """shared, separate, lora: learning rate of the heads (and of the critic's own network)."""
     warmup_epochs: int = 4
-    """shared, separate: passes over the first batch before the first policy step."""
+    """shared, separate, lora: passes over the first batch before the first policy step."""
     value_clip: float | None = None
-    """shared, separate: largest rewarded move of a value (official: 0.5); none: free."""
+    """shared, separate, lora: largest rewarded move of a value (official: 0.5); none: free."""
     coefficient: float = 1.0
     """shared: weight of the value loss beside the policy's."""
 
@@ -281,6 +292,26 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """The devices of a run. As it stands: one process, its first device."""
+
+    data: int = 1
+    """Copies of the model; -1: as many as the devices allow."""
+    fsdp: int = 1
+    """Ways that parameters, gradients and optimizer state are split."""
+    tensor: int = 1
+    """Ways that heads and hidden units are split."""
+    distributed: bool = False
+    """Join the run's other processes, found by themselves: TPU pods, Slurm, Open MPI."""
+    coordinator: str | None = None
+    """Elsewhere: HOST:PORT of process 0; with it goes mesh.num-processes, mesh.process-id."""
+    num_processes: int | None = None
+    """Processes of the run."""
+    process_id: int | None = None
+    """Number of this process, from 0."""
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """Everything a run needs."""
 
@@ -300,6 +331,7 @@ class RunConfig:
     """Run folder; none means runs/PRESET-seedS-DATE-TIME."""
     env: EnvConfig = EnvConfig()
     model: ModelConfig = ModelConfig()
+    mesh: MeshConfig = MeshConfig()
     prompt: PromptConfig = PromptConfig()
     rollout: RolloutConfig = RolloutConfig()
     imitation: ImitationConfig = ImitationConfig()
@@ -347,19 +379,38 @@ def validate(config: RunConfig) -> RunConfig:
     )
     _require(bool(e.splits), "eval.splits is empty; expected at least one split")
     _require(e.every > 0, f"eval.every is {e.every}; expected at least 1")
-    _require(
-        config.model.hidden_size % config.model.num_heads == 0,
-        f"model.hidden_size is {config.model.hidden_size}; expected a multiple of "
-        f"model.num_heads {config.model.num_heads}",
-    )
-    _require(
-        config.model.num_heads % config.model.num_kv_heads == 0,
-        f"model.num_heads is {config.model.num_heads}; expected a multiple of "
-        f"model.num_kv_heads {config.model.num_kv_heads}",
-    )
+    _check_model(config.model, config.critic.kind)
     _require(
         config.env.suite != "alfworld" or config.prompt.prompt_length >= 128,
         f"prompt.prompt_length is {config.prompt.prompt_length}; real ALFWorld prompts need 128 "
         "tokens and more",
     )
     return config
+
+
+def _check_model(m: ModelConfig, critic: str) -> None:
+    _require(
+        m.hidden_size % m.num_heads == 0,
+        f"model.hidden_size is {m.hidden_size}; expected a multiple of "
+        f"model.num_heads {m.num_heads}",
+    )
+    _require(
+        m.num_heads % m.num_kv_heads == 0,
+        f"model.num_heads is {m.num_heads}; expected a multiple of "
+        f"model.num_kv_heads {m.num_kv_heads}",
+    )
+    _require(
+        m.lora_rank >= 0 and m.lora_alpha > 0,
+        f"model.lora_rank is {m.lora_rank}, model.lora_alpha {m.lora_alpha}; expected a rank of at "
+        "least 0 and a positive alpha",
+    )
+    _require(
+        critic != "lora" or m.lora_rank > 0,
+        "critic.kind is lora, model.lora_rank 0; expected a rank: the critic's adapters stand on "
+        "the frozen base of the policy's",
+    )
+    _require(
+        critic != "separate" or m.lora_rank == 0,
+        f"critic.kind is separate, model.lora_rank {m.lora_rank}; a whole network beside adapters "
+        "saves nothing: expected critic.kind lora, shared or features",
+    )

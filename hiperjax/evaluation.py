@@ -11,6 +11,7 @@ from hiperjax.acting.rollout import Rollout
 from hiperjax.envs.base import Suite
 from hiperjax.metrics import bound_mean, wilson_interval
 from hiperjax.models.transformer import Params
+from hiperjax.processes import SharedRollout
 from hiperjax.types import Trajectory
 
 
@@ -67,7 +68,7 @@ class Evaluation:
 
 
 def evaluate(
-    rollout: Rollout,
+    rollout: Rollout | SharedRollout,
     params: Params,
     suite: Suite,
     split: str,

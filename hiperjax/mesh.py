@@ -7,9 +7,11 @@ each process then holds a whole copy of the model on its own devices, and `local
 sampler without moving a byte, so that processes roll out on their own and meet in the update.
 """
 
+import contextlib
+import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -39,6 +41,10 @@ rule names (counters, value heads) is copied to every device.
 """
 
 
+class MeshError(ValueError):
+    """Devices or processes that do not fit together, or not what shall run on them."""
+
+
 def start_processes(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
@@ -49,7 +55,7 @@ def start_processes(
     """
     given = (coordinator, num_processes, process_id)
     if any(x is None for x in given) and any(x is not None for x in given):
-        raise ValueError(
+        raise MeshError(
             f"start_processes: coordinator={coordinator}, num_processes={num_processes}, "
             f"process_id={process_id}; expected all three or none"
         )
@@ -62,7 +68,7 @@ def make_mesh(
     """A mesh over all devices; one size may be -1: whatever is left.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      MeshError: the sizes do not multiply to the number of devices.
     """
     devices = list(devices if devices is not None else jax.devices())
     sizes = [data, fsdp, tensor]
@@ -70,7 +76,7 @@ def make_mesh(
     if sizes.count(-1) == 1 and known > 0 and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
     if min(sizes) < 1 or math.prod(sizes) != len(devices):
-        raise ValueError(
+        raise MeshError(
             f"mesh data={data} fsdp={fsdp} tensor={tensor}; {len(devices)} devices: the sizes must "
             "be positive, their product the number of devices (one may be -1)"
         )
@@ -78,19 +84,21 @@ def make_mesh(
     return jax.make_mesh(tuple(sizes), AXES, kinds, devices=devices)
 
 
-def check_mesh(mesh: Mesh | AbstractMesh, *, num_heads: int, num_kv_heads: int, rows: int) -> None:
+def check_mesh(
+    mesh: Mesh | AbstractMesh, *, num_heads: int, num_kv_heads: int, rows: int, what: str = "rows"
+) -> None:
     """Refuse a mesh that does not divide the heads, or the rows of a (micro-)batch."""
     tensor = mesh.shape["tensor"]
     for name, count in (("query heads", num_heads), ("key-value heads", num_kv_heads)):
         if count % tensor:
-            raise ValueError(
+            raise MeshError(
                 f"mesh {_sizes(mesh)}: tensor={tensor} does not divide the model's {count} {name}; "
                 "lower tensor and raise fsdp"
             )
     ways = row_ways(mesh)
     if rows % ways:
-        raise ValueError(
-            f"mesh {_sizes(mesh)}: data x fsdp = {ways} does not divide {rows} rows; make them a "
+        raise MeshError(
+            f"mesh {_sizes(mesh)}: data x fsdp = {ways} does not divide {rows} {what}; make them a "
             f"multiple of {ways}"
         )
 
@@ -124,7 +132,7 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """A `NamedSharding` for every leaf of a tree of arrays or shapes, by the rules.
 
     Raises:
-      ValueError: an axis of a leaf is not divided by the mesh axes that split it.
+      MeshError: an axis of a leaf is not divided by the mesh axes that split it.
     """
 
     def place_leaf(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -133,7 +141,7 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
         for size, axes in zip(leaf.shape, spec, strict=False):
             ways = _ways(mesh, axes)
             if size % ways:
-                raise ValueError(
+                raise MeshError(
                     f"mesh {_sizes(mesh)}: {axes}, {ways} ways, does not divide size {size} of "
                     f"{name} {tuple(leaf.shape)}"
                 )
@@ -145,6 +153,8 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     if jax.process_count() == 1:
         return jax.device_put(leaf, sharding)
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index or ...])
 
@@ -155,8 +165,15 @@ def place(tree: Any, mesh: Mesh) -> Any:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """A copy of every leaf on every device; every process passes equal values."""
-    return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, P())), tree)
+    """A copy of every array on every device; every process passes equal values.
+
+    Plain numbers stay what they are: the host may want to read them.
+    """
+
+    def put(leaf: Any) -> Any:
+        return leaf if isinstance(leaf, int | float) else _put(leaf, NamedSharding(mesh, P()))
+
+    return jax.tree.map(put, tree)
 
 
 def place_rows(tree: Any, mesh: Mesh) -> Any:
@@ -176,12 +193,12 @@ def local_mesh(mesh: Mesh) -> Mesh:
     """The part of the mesh that is this process's own.
 
     Raises:
-      ValueError: this process's devices do not hold a whole copy of the model.
+      MeshError: this process's devices do not hold a whole copy of the model.
     """
     mine = np.vectorize(lambda device: device.process_index == jax.process_index())(mesh.devices)
     along = mine.any(axis=(1, 2))
     if not mine[along].all():
-        raise ValueError(
+        raise MeshError(
             f"mesh {_sizes(mesh)} over {jax.process_count()} processes: fsdp x tensor spans "
             "processes; expected data to be a multiple of the number of processes"
         )
@@ -199,3 +216,50 @@ def localize(tree: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_single_device_arrays(leaf.shape, sharding, parts)
 
     return jax.tree.map(view, tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a run's arrays live: on the first device (no mesh), or on a mesh by the rules."""
+
+    mesh: Mesh | None = None
+
+    @property
+    def row_axes(self) -> tuple[str, ...]:
+        """Axes that the rows of a model's activations are split over."""
+        return () if self.mesh is None else ROW_AXES
+
+    def in_force(self) -> contextlib.AbstractContextManager[Any]:
+        """The mesh, for the programs that run inside."""
+        return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
+
+    def make(self, function: Callable[..., Any], *args: Any) -> Any:
+        """`function(*args)`, made where it belongs: no device holds more than its part.
+
+        On a mesh the function is compiled, and its arguments are given up to it.
+        """
+        if self.mesh is None:
+            return function(*args)
+        with self.in_force():
+            places = shardings(jax.eval_shape(function, *args), self.mesh)
+            donated = tuple(range(len(args)))
+            return jax.jit(function, out_shardings=places, donate_argnums=donated)(*args)
+
+    def describe(self, shapes: Any) -> Any:
+        """Shapes that say where each leaf belongs."""
+        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        if self.mesh is None:
+            places = jax.tree.map(lambda _: first, shapes)
+        else:
+            places = shardings(shapes, self.mesh)
+        return jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
+        )
+
+    def share(self, tree: Any) -> Any:
+        """A batch, whole, on every device; every process passes equal values.
+
+        A batch is tokens and a few numbers a token: small beside activations, whose rows the model
+        splits. Cutting minibatches from it then needs no communication.
+        """
+        return tree if self.mesh is None else replicate(tree, self.mesh)

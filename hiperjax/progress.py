@@ -20,11 +20,11 @@ def draw_bar(rate: float, width: int = WIDTH) -> str:
 
 
 class Progress:
-    """Console of one run of `iterations` iterations."""
+    """Console of one run of `iterations` iterations; a `quiet` one says nothing."""
 
-    def __init__(self, iterations: int):
+    def __init__(self, iterations: int, *, quiet: bool = False):
         self.iterations = iterations
-        self.console = Console(soft_wrap=True, highlight=False)
+        self.console = Console(soft_wrap=True, highlight=False, quiet=quiet)
         self._start = time.perf_counter()
         self._bar = Bar(
             TextColumn("{task.description}"),

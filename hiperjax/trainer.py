@@ -6,40 +6,43 @@ import functools
 import pathlib
 import signal
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hiperjax.acting.demonstrations import transcribe
 from hiperjax.acting.rollout import RolloutResult
 from hiperjax.assembly import (
     CHECKPOINTS,
-    TOKENIZER,
     Agent,
     build_agent,
     fold,
+    join_processes,
     load_config,
     play_expert,
     restore_run,
-    save_config,
+    save_run,
 )
 from hiperjax.checkpoint import Checkpoints
 from hiperjax.config import RunConfig, validate
 from hiperjax.evaluation import Evaluation, evaluate
 from hiperjax.learning.health import describe, warn_of_collapse
 from hiperjax.learning.imitation import (
-    ImitationState,
     imitate,
+    keep_trained,
     make_batch,
     make_optimizer,
     measure_loss,
+    start_imitation,
 )
 from hiperjax.learning.packing import pack, pack_prompts, pack_turns, round_up
 from hiperjax.learning.state import TrainState
-from hiperjax.metrics import Recorder, Timer
+from hiperjax.metrics import Recorder, Timer, Unrecorded
+from hiperjax.models.lora import combine, split_trained
 from hiperjax.models.transformer import Params
+from hiperjax.processes import exchange, is_first
 from hiperjax.progress import Progress
 from hiperjax.transcript import write_samples
 from hiperjax.types import Sequences, Trajectory, TurnRows
@@ -56,7 +59,7 @@ class Run:
     agent: Agent
     folder: pathlib.Path
     checkpoints: Checkpoints
-    recorder: Recorder
+    recorder: Recorder | Unrecorded
     progress: Progress
     state: TrainState
     iteration: int
@@ -89,41 +92,50 @@ def train(config: RunConfig, *, resume: pathlib.Path | None = None) -> pathlib.P
     """
     run = open_run(config, resume)
     stop = _StopRequest(run.progress)
+    iterations = run.agent.config.iterations
     with stop:
         if run.iteration == 0 and not run.checkpoints.exists():
             warm_start(run)
-            evaluate_and_save(run, force=True)
-        while run.iteration < run.agent.config.iterations and not stop.asked:
+            evaluate_and_save(run)
+        while run.iteration < iterations and not any(exchange(stop.asked)):
             iterate(run)
-            evaluate_and_save(run, force=stop.asked)
+            evaluate_and_save(run)
+        stopped = run.iteration < iterations
+        if stopped:
+            save(run, best=False)
     run.recorder.close()
     run.agent.workers.close()
-    run.progress.finish(run.folder, run.iteration, run.best, run.best_iteration, stop.asked)
+    run.progress.finish(run.folder, run.iteration, run.best, run.best_iteration, stopped)
     return run.folder
 
 
 def open_run(config: RunConfig, resume: pathlib.Path | None) -> Run:
-    """A new run in a new folder, or an interrupted one as its last checkpoint left it."""
-    config = validate(config if resume is None else load_config(resume))
-    folder = resume or config.out or default_folder(config)
+    """A new run in a new folder, or an interrupted one as its last checkpoint left it.
+
+    What is resumed keeps its settings, but for the mesh: that is `config`'s.
+    """
+    if resume is not None:
+        config = dataclasses.replace(load_config(resume), mesh=config.mesh)
+    config = validate(config)
+    join_processes(config.mesh)
+    folder = resume or exchange(config.out or default_folder(config))[0]
     agent = build_agent(config, resume)
-    if resume is None:
-        save_config(config, folder)
-        agent.prompter.tokenizer.save_pretrained(folder / TOKENIZER)
-    policy = agent.init_policy(fold(config.seed, 0))
-    state = agent.learner.init(policy, fold(config.seed, 1))
+    if resume is None and is_first():
+        save_run(agent, folder)
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     iteration, meta = 0, {"best": -1.0, "best_iteration": 0, "target_seconds": None, "seconds": 0.0}
     if resume is not None and checkpoints.exists():
-        iteration, state = checkpoints.restore(state)
+        iteration, state = checkpoints.restore(agent.describe_state())
         meta = checkpoints.index["meta"]
+    else:
+        state = agent.fresh_state(agent.init_policy())
     started = iteration if checkpoints.exists() else -1
     return Run(
         agent=agent,
         folder=folder,
         checkpoints=checkpoints,
-        recorder=Recorder(folder, iteration=started),
-        progress=Progress(config.iterations),
+        recorder=Recorder(folder, iteration=started) if is_first() else Unrecorded(),
+        progress=Progress(config.iterations, quiet=not is_first()),
         state=state,
         iteration=iteration,
         **meta,
@@ -146,12 +158,13 @@ def warm_start(run: Run) -> None:
     """
     config = run.agent.config
     if config.init is not None:
-        policy = restore_run(config.init, "start")[1].policy
+        source, state = restore_run(config.init, "start", config.mesh)
+        policy = run.agent.adopt(state.policy, source.model)
     elif config.imitation.steps > 0:
         policy = imitate_expert(run.agent, run.state.policy, run.progress)
     else:
         return
-    run.state = run.agent.learner.init(policy, fold(config.seed, 1))
+    run.state = run.agent.fresh_state(policy)
 
 
 def imitate_expert(agent: Agent, policy: Params, progress: Progress) -> Params:
@@ -166,24 +179,27 @@ def imitate_expert(agent: Agent, policy: Params, progress: Progress) -> Params:
         (trajectories[:held], trajectories[held:])
     )  # fmt: skip
     optimizer = make_optimizer(c.learning_rate, c.steps)
-    state = ImitationState(policy, optimizer.init(policy))
-    best, best_loss, bad = policy, float("inf"), 0
+    test, train = agent.placement.share((test, train))
+    state = agent.placement.make(partial(start_imitation, agent.model, optimizer), policy)
+    best, best_loss, bad = keep_trained(state.policy, agent.model), float("inf"), 0
     rng = np.random.default_rng((config.seed, 2))
     for done in range(0, c.steps, c.check_every):
         steps = min(c.check_every, c.steps - done)
         order = rng.integers(0, len(train.reply), (steps, c.sequences)).astype(np.int32)
-        state, loss = imitate(state, train, order, optimizer=optimizer, config=agent.model)
-        held_loss = float(measure_loss(state.policy, test, config=agent.model))
+        with agent.placement.in_force():
+            state, loss = imitate(state, train, order, optimizer=optimizer, config=agent.model)
+            held_loss = float(measure_loss(state.policy, test, config=agent.model))
         progress.imitation(done + steps, c.steps, float(loss), held_loss)
         bad = 0 if held_loss < best_loss else bad + 1
         if held_loss < best_loss:
-            best, best_loss = jax.tree.map(jnp.copy, state.policy), held_loss
+            best, best_loss = keep_trained(state.policy, agent.model), held_loss
         if held_loss <= c.stop_loss:
             break
         if bad >= c.patience:
             progress.say(f"imitation: stopped early, no better held-out loss in {bad} measurements")
             break
-    return best
+    frozen = split_trained(state.policy, agent.model)[1]
+    return agent.adopt(combine(best, frozen), agent.model)
 
 
 def _pack_for_imitation(
@@ -263,9 +279,10 @@ def learn(run: Run, trajectories: Sequence[Trajectory], timer: Timer) -> dict[st
         )
         prompts = [t.final_prompt_ids for t in trajectories]
         final = pack_prompts(prompts, length=p.sequence_length, rows=episodes)
-    with timer.phase("update"):
+    with timer.phase("update"), run.agent.placement.in_force():
         key = fold(config.seed, 4, run.iteration)
-        run.state, metrics = run.agent.learner.learn(run.state, batch, final, key=key)
+        shared = run.agent.placement.share((batch, final))
+        run.state, metrics = run.agent.learner.learn(run.state, *shared, key=key)
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
     used = batch.sequences.token_mask[: batch.count]
     metrics["padding_share"] = 1 - float(used.mean())
@@ -282,7 +299,7 @@ def iterate(run: Run) -> None:
     stats = dataclasses.asdict(result.stats)
     metrics |= {"failed_episodes": len(result.failures)} | {k: float(v) for k, v in stats.items()}
     run.iteration += 1
-    if run.iteration % config.eval.every == 0 or run.iteration == 1:
+    if is_first() and (run.iteration % config.eval.every == 0 or run.iteration == 1):
         write_samples(run.folder, run.iteration, result.trajectories, run.agent.prompter.tokenizer)
     if run.iteration % config.eval.every == 0 or run.iteration == config.iterations:
         metrics |= run_evaluation(run, timer)
@@ -336,8 +353,8 @@ def save(run: Run, *, best: bool) -> None:
     run.checkpoints.save(run.iteration, run.state, meta=run.meta, best=best)
 
 
-def evaluate_and_save(run: Run, *, force: bool) -> None:
-    """Save when it is time: every k iterations, at the end, at a new best, when asked to.
+def evaluate_and_save(run: Run) -> None:
+    """Save when it is time: at the start, every k iterations, at the end, at a new best.
 
     Before the first iteration, evaluate the policy that training starts from.
     """
@@ -348,7 +365,7 @@ def evaluate_and_save(run: Run, *, force: bool) -> None:
         run.recorder.write(0, metrics, timer.seconds)
     best = run.best_iteration == run.iteration
     due = run.iteration % config.checkpoint_every == 0 or run.iteration == config.iterations
-    if due or best or force:
+    if due or best:
         save(run, best=best)
 
 

@@ -21,7 +21,7 @@ FUNCTION_LINES = 50  # aim: 40, without the docstring
 WORDLESS_LINES = 8
 
 GROUND = {"types", "config", "metrics", "mesh", "models", "kernels"}
-HALL = GROUND | {"presets", "envs", "checkpoint", "acting", "learning"}
+HALL = GROUND | {"presets", "envs", "checkpoint", "acting", "learning", "processes"}
 WALK = HALL | {
     "assembly", "capacity", "evaluation", "inspection", "play", "progress", "tools", "transcript",
     "verification",
@@ -35,6 +35,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "transcript": {"types"},
     "capacity": {"mesh", "models"},
     "play": {"envs", "types"},
+    "processes": {"acting", "mesh", "models", "types"},
     "tools": WALK,
     "learning": {"kernels", "models", "config", "types"},
     "acting": {"envs", "models", "types"},

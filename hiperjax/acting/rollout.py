@@ -111,12 +111,13 @@ class Rollout:
         key: Key[Array, ""],
         temperature: float,
         top_p: float = 1.0,
+        first: int = 0,
     ) -> RolloutResult:
         """Play one episode of each task; `temperature` 0 is greedy.
 
-        Replies depend on (`key`, episode, turn, token) only.
+        Replies depend on (`key`, episode, turn, token) only; episodes are numbered from `first`.
         """
-        run = _Run(self, params, task_ids, key, temperature, top_p)
+        run = _Run(self, params, task_ids, key, temperature, top_p, first)
         while run.queue or run.active:
             run.fill_slots()
             run.prefill()
@@ -137,9 +138,10 @@ class _Run:
         key: Key[Array, ""],
         temperature: float,
         top_p: float,
+        first: int,
     ):
         self.r, self.params, self.key = rollout, params, key
-        self.queue = collections.deque(enumerate(task_ids))
+        self.queue = collections.deque(enumerate(task_ids, first))
         self.active: dict[int, _Episode] = {}
         self.waiting: list[int] = []
         self.halted = np.zeros(rollout.slots, bool)

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from hiperjax.learning.batches import by_sequence, reply_logprobs, run_sequences
+from hiperjax.models.lora import combine, split_trained
 from hiperjax.models.transformer import Params, TransformerConfig
 from hiperjax.types import Sequences, TurnRows
 
@@ -16,6 +17,19 @@ from hiperjax.types import Sequences, TurnRows
 class ImitationState(NamedTuple):
     policy: Params
     optimizer: Any
+    """of what is trained: all of the policy, or its adapters"""
+
+
+def start_imitation(
+    config: TransformerConfig, optimizer: optax.GradientTransformation, policy: Params
+) -> ImitationState:
+    """The state of a policy that has not imitated yet."""
+    return ImitationState(policy, optimizer.init(split_trained(policy, config)[0]))
+
+
+def keep_trained(policy: Params, config: TransformerConfig) -> Params:
+    """A copy of what imitation changes, to come back to."""
+    return jax.tree.map(jnp.copy, split_trained(policy, config)[0])
 
 
 class ImitationBatch(NamedTuple):
@@ -64,9 +78,12 @@ def imitate(
 
     def step(state: ImitationState, index: Array) -> tuple[ImitationState, Array]:
         part = jax.tree.map(lambda x: x[index], batch)
-        loss, grads = jax.value_and_grad(reply_loss)(state.policy, config, part)
-        moves, moved = optimizer.update(grads, state.optimizer, state.policy)
-        policy: Any = optax.apply_updates(state.policy, moves)
+        trained, frozen = split_trained(state.policy, config)
+        loss, grads = jax.value_and_grad(
+            lambda trained: reply_loss(combine(trained, frozen), config, part)
+        )(trained)
+        moves, moved = optimizer.update(grads, state.optimizer, trained)
+        policy: Any = combine(optax.apply_updates(trained, moves), frozen)  # type: ignore
         return ImitationState(policy, moved), loss
 
     state, losses = jax.lax.scan(step, state, order)

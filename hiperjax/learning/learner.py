@@ -47,15 +47,18 @@ from hiperjax.learning.batches import (
 from hiperjax.learning.hierarchical import bootstrap_last_turn
 from hiperjax.learning.lab import compare_estimators, usable_estimators
 from hiperjax.learning.losses import LossInputs, Metrics, ppo_loss, switch_rate_loss, value_loss
-from hiperjax.learning.minibatches import global_norm, make_order, run_steps
+from hiperjax.learning.minibatches import global_norm, keep_where, make_order, run_steps
 from hiperjax.learning.state import (
     CriticState,
     TrainState,
     init_features_critic,
     init_gradient_critic,
     init_state,
+    reference_of,
+    trunk_of,
 )
 from hiperjax.models.heads import random_features
+from hiperjax.models.lora import combine, split_trained
 from hiperjax.models.transformer import Params, TransformerConfig, forward
 from hiperjax.types import PackedBatch
 
@@ -113,16 +116,19 @@ class Learner:
         if c.kind == "features":
             critic = init_features_critic(key, width, c.random_features, c.memory)
         else:
-            trunk = policy if c.kind == "separate" else None
-            critic = init_gradient_critic(self.critic_optimizer, width, trunk)
-        return init_state(policy, self.optimizer, critic, reference=self.ppo.kl_coefficient != 0)
+            critic = init_gradient_critic(
+                self.critic_optimizer, c.kind, policy, self.model, jax.random.fold_in(key, 1)
+            )
+        reference = self.ppo.kl_coefficient != 0
+        return init_state(policy, self.model, self.optimizer, critic, reference=reference)
 
     # -- score ---------------------------------------------------------------------------------
 
     @partial(jax.jit, static_argnames="self")
     def score(self, state: TrainState, batch: PackedBatch, final: tuple[Array, Array]) -> Scores:
         """One pass over the sequences in use, for values and log-probs, slice by slice."""
-        trunk = state.policy if state.critic.trunk is None else state.critic.trunk
+        trunk = trunk_of(state, self.model)
+        reference = reference_of(state, self.model) if self.ppo.kl_coefficient else None
         sequences, rows, _, count = batch
         reads = [by_sequence(jnp.asarray(x), sequences) for x in (rows.reply_at, rows.reply,
                                                                   rows.value_at)]  # fmt: skip
@@ -132,11 +138,9 @@ class Learner:
             hidden = run_sequences(state.policy, self.model, tokens)
             logprobs, _ = self.reply_logprobs(state.policy, self.model, hidden, reply_at, reply)
             ref = logprobs
-            if state.reference is not None:
-                ref_hidden = run_sequences(state.reference, self.model, tokens)
-                ref, _ = self.reply_logprobs(
-                    state.reference, self.model, ref_hidden, reply_at, reply
-                )
+            if reference is not None:
+                ref_hidden = run_sequences(*reference, tokens)
+                ref, _ = self.reply_logprobs(*reference, ref_hidden, reply_at, reply)
             if state.critic.trunk is not None:
                 hidden = run_sequences(trunk, self.model, tokens)
             found = read(hidden, value_at), logprobs, ref
@@ -247,10 +251,10 @@ class Learner:
     # -- update --------------------------------------------------------------------------------
 
     def _policy_loss(
-        self, trained: tuple[Params, Any], part: LearnerBatch, counts: Counts
+        self, frozen: Params, trained: tuple[Params, Any], part: LearnerBatch, counts: Counts
     ) -> tuple[Array, Metrics]:
         """Loss of a micro-batch, already divided by the counts of its whole minibatch."""
-        policy, heads = trained
+        policy, heads = combine(trained[0], frozen), trained[1]
         p = self.ppo
         hidden = run_sequences(policy, self.model, part.sequences)
         logprobs, entropy = self.reply_logprobs(
@@ -339,12 +343,13 @@ class Learner:
 
         def step(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
             part = jax.tree.map(lambda x: x[index], batch)
-            trained = (state.policy, state.critic.heads if heads else None)
-            grads, metrics = self._accumulate(self._policy_loss, trained, part)
+            policy, frozen = split_trained(state.policy, self.model)
+            trained = (policy, state.critic.heads if heads else None)
+            grads, metrics = self._accumulate(partial(self._policy_loss, frozen), trained, part)
             norm = global_norm(grads)
             finite = jnp.isfinite(norm)
             stepped = self._apply(state, grads, heads)
-            kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), stepped, state)
+            kept = keep_where(finite, stepped, state)
             skipped = jnp.where(finite, 0, state.skipped + 1)
             metrics |= {
                 "grad_norm": norm,
@@ -355,8 +360,9 @@ class Learner:
         return run_steps(step, state, order, steps)
 
     def _apply(self, state: TrainState, grads: tuple[Any, Any], heads: bool) -> TrainState:
-        moves, optimizer = self.optimizer.update(grads[0], state.optimizer, state.policy)
-        policy, critic = optax.apply_updates(state.policy, moves), state.critic
+        policy, frozen = split_trained(state.policy, self.model)
+        moves, optimizer = self.optimizer.update(grads[0], state.optimizer, policy)
+        policy, critic = combine(optax.apply_updates(policy, moves), frozen), state.critic  # type: ignore
         if heads:
             trained: Any = (critic.heads, None)
             moved: Any
@@ -379,12 +385,13 @@ class Learner:
         order: Int[Array, "M s"],
         steps: Int[Array, ""],
     ) -> tuple[TrainState, Metrics]:
-        """Gradient steps on the value loss alone: the separate network, or the shared heads on a
-        trunk held still (their warm-up)."""
+        """Gradient steps on the value loss alone: the critic's own network or adapters, or the
+        shared heads on a trunk held still (their warm-up)."""
+        frozen = split_trained(state.policy, self.model)[1]
 
         def loss(trained: Any, part: LearnerBatch, counts: Counts) -> tuple[Array, Metrics]:
             heads, trunk = trained
-            trunk = jax.lax.stop_gradient(state.policy) if trunk is None else trunk
+            trunk = state.policy if trunk is None else combine(trunk, frozen)
             hidden = run_sequences(trunk, self.model, part.sequences)
             return self._value_loss(heads, hidden, part, counts)
 
@@ -395,7 +402,7 @@ class Learner:
             finite = jnp.isfinite(global_norm(grads))
             moves, moved = self.critic_optimizer.update(grads, optimizer, trained)
             new = (optax.apply_updates(trained, moves), moved)
-            return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, carry), metrics
+            return keep_where(finite, new, carry), metrics
 
         critic = state.critic
         start = ((critic.heads, critic.trunk), critic.optimizer)
@@ -418,7 +425,7 @@ class Learner:
         order = partial(make_order, count=batch.count, size=self.ppo.minibatch_sequences,
                         total=batch.sequences.tokens.shape[0])  # fmt: skip
         fits = self.critic.warmup_epochs if first else self.ppo.epochs
-        if self.trains_critic and (first or self.critic.kind == "separate") and fits:
+        if self.trains_critic and (first or state.critic.trunk is not None) and fits:
             passes = order(jax.random.fold_in(key, 1), epochs=fits)
             state, value_metrics = self.fit_critic(state, prepared, *passes)
             metrics |= value_metrics

@@ -15,6 +15,11 @@ def global_norm(tree: Any) -> Array:
     return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)))
 
 
+def keep_where(holds: Array, new: Any, old: Any) -> Any:
+    """`new` where the condition holds, else `old`; a leaf that is the same in both is left alone."""
+    return jax.tree.map(lambda a, b: a if a is b else jnp.where(holds, a, b), new, old)
+
+
 def make_order(
     key: Key[Array, ""], *, count: int, total: int, size: int, epochs: int
 ) -> tuple[Int[np.ndarray, "M s"], Int[np.ndarray, ""]]:

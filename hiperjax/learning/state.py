@@ -1,7 +1,7 @@
 """Everything that training changes, as one pytree: donated to the update, saved as it is."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,8 @@ from jaxtyping import Array, Int, Key
 
 from hiperjax.learning import critic as least_squares
 from hiperjax.models.heads import init_heads, init_projection
-from hiperjax.models.transformer import Params
+from hiperjax.models.lora import base_config, combine, init_adapters, split_trained
+from hiperjax.models.transformer import Params, TransformerConfig
 
 
 class CriticState(NamedTuple):
@@ -18,9 +19,9 @@ class CriticState(NamedTuple):
 
     heads: Any
     trunk: Any
-    """separate: parameters of the network of its own"""
+    """separate: parameters of the network of its own; lora: adapters of its own"""
     optimizer: Any
-    """shared, separate"""
+    """shared, separate, lora"""
     projection: Any
     """features: the frozen random layer"""
     memory: Any
@@ -37,10 +38,29 @@ class TrainState(NamedTuple):
     skipped: Int[Array, ""]
     """consecutive policy steps skipped for a non-finite gradient"""
     policy: Params
+    """float32 masters; below adapters a frozen base, in the compute dtype"""
     optimizer: Any
+    """of what is trained: all of the policy, or its adapters"""
     critic: CriticState
     reference: Any
-    """frozen parameters of the KL term; None where it is off"""
+    """frozen parameters of the KL term, in the compute dtype; None where it is off, and with
+    adapters: their base is what training started from"""
+
+
+def trunk_of(state: TrainState, config: TransformerConfig) -> Params:
+    """The network that the value heads read."""
+    if state.critic.trunk is None:
+        return state.policy
+    return combine(state.critic.trunk, split_trained(state.policy, config)[1])
+
+
+def reference_of(
+    state: TrainState, config: TransformerConfig
+) -> tuple[Params, TransformerConfig] | None:
+    """The policy that the KL term holds on to, and its shape; None where the term is off."""
+    if config.lora_rank:
+        return split_trained(state.policy, config)[1], base_config(config)
+    return None if state.reference is None else (state.reference, config)
 
 
 def init_features_critic(
@@ -58,16 +78,25 @@ def init_features_critic(
 
 
 def init_gradient_critic(
-    optimizer: optax.GradientTransformation, width: int, trunk: Params | None
+    optimizer: optax.GradientTransformation,
+    kind: Literal["shared", "separate", "lora"],
+    policy: Params,
+    config: TransformerConfig,
+    key: Key[Array, ""],
 ) -> CriticState:
-    """Heads trained by gradient, on a network of their own (`trunk`, copied) or the policy's."""
-    trained: Any = (init_heads(width), None if trunk is None else jax.tree.map(jnp.copy, trunk))
-    heads, trunk = trained
-    return CriticState(heads, trunk, optimizer.init(trained), None, None)
+    """Heads trained by gradient: on the policy's trunk, a copy of it, or adapters of their own."""
+    trunk: Params | None = None
+    if kind == "separate":
+        trunk = jax.tree.map(jnp.copy, policy)
+    elif kind == "lora":
+        trunk = init_adapters(config, key)
+    heads = init_heads(config.hidden_size)
+    return CriticState(heads, trunk, optimizer.init((heads, trunk)), None, None)  # type: ignore
 
 
 def init_state(
     policy: Params,
+    config: TransformerConfig,
     optimizer: optax.GradientTransformation,
     critic: CriticState,
     *,
@@ -75,12 +104,13 @@ def init_state(
 ) -> TrainState:
     """A fresh state around policy parameters; the reference is a copy of them."""
     zero = partial(jnp.zeros, (), jnp.int32)
+    copy = partial(jnp.array, dtype=config.dtype)
     return TrainState(
         step=zero(),
         batches=zero(),
         skipped=zero(),
         policy=policy,
-        optimizer=optimizer.init(policy),
+        optimizer=optimizer.init(split_trained(policy, config)[0]),
         critic=critic,
-        reference=jax.tree.map(jnp.copy, policy) if reference else None,
+        reference=jax.tree.map(copy, policy) if reference and not config.lora_rank else None,
     )

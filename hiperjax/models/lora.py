@@ -45,6 +45,14 @@ def partition(params: Params) -> tuple[Params, Params]:
     return adapters, frozen
 
 
+def split_trained(params: Params, config: TransformerConfig) -> tuple[Params, Params]:
+    """What training moves and what stands still: adapters and their base, or everything and {}.
+
+    `combine` of the two gives the parameters back.
+    """
+    return partition(params) if config.lora_rank else (params, {})
+
+
 def init_adapters(config: TransformerConfig, key: Key[Array, ""]) -> Params:
     """Fresh adapters: A random, B zero, so that the adapted model starts as the base.
 
@@ -58,6 +66,14 @@ def init_adapters(config: TransformerConfig, key: Key[Array, ""]) -> Params:
 def add_adapters(params: Params, config: TransformerConfig, key: Key[Array, ""]) -> Params:
     """Base parameters with fresh adapters beside their kernels."""
     return combine(init_adapters(config, key), params)
+
+
+def restart_adapters(params: Params, config: TransformerConfig, key: Key[Array, ""]) -> Params:
+    """The same function as a base with fresh adapters: what the old ones learned joins the base.
+
+    The base keeps its dtype, so in bfloat16 a part of what was learned is rounded away.
+    """
+    return add_adapters(merge_adapters(params, config), config, key)
 
 
 def merge_adapters(params: Params, config: TransformerConfig) -> Params:

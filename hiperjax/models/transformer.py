@@ -107,8 +107,12 @@ def _embed(
 
 
 def split_rows(x: Array, config: TransformerConfig) -> Array:
-    """Keep rows split over the mesh, and whole otherwise: parameters come to them."""
-    if not config.row_axes:
+    """Keep rows split over the mesh, and whole otherwise: parameters come to them.
+
+    Rows that do not divide are left to the compiler.
+    """
+    sizes = dict(jax.sharding.get_abstract_mesh().shape) if config.row_axes else {}
+    if not sizes or x.shape[0] % math.prod(sizes[axis] for axis in config.row_axes):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(config.row_axes))
 
