@@ -19,7 +19,6 @@ import numpy as np
 from hiperjax.assembly import build_agent, load_config, restore_run
 from hiperjax.learning.advantages import CreditInputs
 from hiperjax.learning.lab import compare_estimators, usable_estimators
-from hiperjax.learning.packing import pack, pack_prompts, round_up
 from hiperjax.trainer import choose_tasks
 
 COLUMNS = ("agreement", "correlation", "between_segments", "deviation_low")
@@ -44,21 +43,8 @@ def record_batches(folder: pathlib.Path, *, batches: int, group_size: int) -> li
             temperature=config.rollout.temperature,
             top_p=config.rollout.top_p,
         )
-        most = -(-episodes * agent.max_turns // config.ppo.sequence_turns)
-        batch = pack(
-            result.trajectories,
-            max_turns=agent.max_turns,
-            length=config.ppo.sequence_length,
-            per_sequence=config.ppo.sequence_turns,
-            capacity=round_up(most, config.ppo.minibatch_sequences),
-            multiple=config.ppo.minibatch_sequences,
-            reply_length=round_up(config.prompt.reply_length, 8),
-            trajectory_multiple=episodes,
-            seed=i,
-        )
-        prompts = [t.final_prompt_ids for t in result.trajectories]
-        final = pack_prompts(prompts, length=config.ppo.sequence_length, rows=episodes)
-        scores = agent.learner.score(state, batch, final)
+        batch, final = agent.pack(result.trajectories, seed=i)
+        scores = agent.learner.score_or_rescore(state, batch, final)
         state, _, inputs, _ = agent.learner.assign(state, batch, scores)
         found.append(jax.device_get(inputs))
     agent.workers.close()

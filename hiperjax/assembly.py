@@ -5,6 +5,7 @@ import json
 import pathlib
 import types
 import typing
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from hiperjax.config import ConfigError, MeshConfig, RunConfig
 from hiperjax.envs.base import Suite
 from hiperjax.envs.registry import make_suite
 from hiperjax.envs.workers import EnvWorkers, make_workers
+from hiperjax.learning import packing
 from hiperjax.learning.advantages import ESTIMATORS
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.state import TrainState
@@ -39,6 +41,7 @@ from hiperjax.models.transformer import (
 )
 from hiperjax.models.weights import check_tensors, load_params
 from hiperjax.processes import SharedRollout
+from hiperjax.types import FinalPrompts, PackedBatch, Sequences, Trajectory, TurnRows
 
 CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer", "checkpoints"
 ARCHITECTURE = "architecture.json"
@@ -87,6 +90,42 @@ class Agent:
             return add_adapters(base, self.model, fold(self.config.seed, 6))
 
         return self.placement.make(adapt, policy)
+
+    def pack_turns(self, trajectories: Sequence[Trajectory]) -> tuple[Sequences, TurnRows]:
+        """The turns of trajectories in packed sequences, as imitation reads them."""
+        turns = [turn for trajectory in trajectories for turn in trajectory.turns]
+        return packing.pack_turns(turns, **self._layout)[:2]
+
+    def pack(
+        self, trajectories: Sequence[Trajectory], *, seed: int
+    ) -> tuple[PackedBatch, FinalPrompts]:
+        """One iteration's trajectories as arrays, in shapes that serve the whole run."""
+        p, episodes = self.config.ppo, self.config.rollout.episodes
+        common = max(1, 2 * p.sequence_turns // 3)
+        batch = packing.pack(
+            trajectories,
+            max_turns=self.max_turns,
+            capacity=-(-episodes * self.max_turns // common),
+            multiple=p.minibatch_sequences,
+            reply_length=packing.round_up(self.config.prompt.reply_length, 8),
+            trajectory_multiple=episodes,
+            seed=seed,
+            **self._layout,
+        )
+        length = packing.round_up(self.config.prompt.prompt_length, 16)
+        final = packing.pack_final_prompts(
+            trajectories, length=length, trajectory_multiple=episodes
+        )
+        return batch, final
+
+    @property
+    def _layout(self) -> dict[str, Any]:
+        p = self.config.ppo
+        return dict(
+            length=p.sequence_length,
+            per_sequence=p.sequence_turns,
+            prefix=self.prompter.shared_prefix,
+        )
 
     def fresh_state(self, policy: Params) -> TrainState:
         """The state that training starts in; takes the policy over."""

@@ -260,7 +260,11 @@ class PpoConfig:
     minibatch_sequences: int = 64
     """Packed sequences an optimizer step."""
     micro_sequences: int = 0
-    """Sequences a forward pass; gradients add up to the minibatch's. 0: the whole minibatch."""
+    """Sequences a forward pass; gradients add up to the minibatch's. 0: the whole minibatch. On a
+    CPU about 500 tokens stay in the cache; on an accelerator, what its memory holds."""
+    mismatch_bound: float = 0.02
+    """Largest mean difference between sampler's and learner's log-probs at which the sampler's
+    serve as old ones; beyond, they are computed anew, and `rescored` says so."""
     clip: float = 0.2
     """Clip range of the importance ratio."""
     dual_clip: float = 3.0

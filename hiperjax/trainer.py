@@ -37,7 +37,6 @@ from hiperjax.learning.imitation import (
     measure_loss,
     start_imitation,
 )
-from hiperjax.learning.packing import pack, pack_prompts, pack_turns, round_up
 from hiperjax.learning.state import TrainState
 from hiperjax.metrics import Recorder, Timer, Unrecorded
 from hiperjax.models.lora import combine, split_trained
@@ -45,7 +44,7 @@ from hiperjax.models.transformer import Params
 from hiperjax.processes import exchange, is_first
 from hiperjax.progress import Progress
 from hiperjax.transcript import write_samples
-from hiperjax.types import Sequences, Trajectory, TurnRows
+from hiperjax.types import Trajectory
 
 
 class TrainingStopped(RuntimeError):
@@ -175,7 +174,7 @@ def imitate_expert(agent: Agent, policy: Params, progress: Progress) -> Params:
     trajectories = transcribe(agent.prompter, demos)
     held = max(1, round(c.holdout * len(trajectories)))
     test, train = (
-        make_batch(*_pack_for_imitation(config, part)) for part in
+        make_batch(*agent.pack_turns(part)) for part in
         (trajectories[:held], trajectories[held:])
     )  # fmt: skip
     optimizer = make_optimizer(c.learning_rate, c.steps)
@@ -200,14 +199,6 @@ def imitate_expert(agent: Agent, policy: Params, progress: Progress) -> Params:
             break
     frozen = split_trained(state.policy, agent.model)[1]
     return agent.adopt(combine(best, frozen), agent.model)
-
-
-def _pack_for_imitation(
-    config: RunConfig, trajectories: Sequence[Trajectory]
-) -> tuple[Sequences, TurnRows]:
-    turns = [turn for trajectory in trajectories for turn in trajectory.turns]
-    p = config.ppo
-    return pack_turns(turns, length=p.sequence_length, per_sequence=p.sequence_turns)[:2]
 
 
 # -- reinforcement learning ----------------------------------------------------------------------
@@ -263,22 +254,8 @@ def collect(run: Run, timer: Timer) -> RolloutResult:
 def learn(run: Run, trajectories: Sequence[Trajectory], timer: Timer) -> dict[str, float]:
     """One iteration's learning from its trajectories."""
     config = run.agent.config
-    p, episodes = config.ppo, config.rollout.episodes
-    most = -(-episodes * run.agent.max_turns // p.sequence_turns)
     with timer.phase("pack"):
-        batch = pack(
-            trajectories,
-            max_turns=run.agent.max_turns,
-            length=p.sequence_length,
-            per_sequence=p.sequence_turns,
-            capacity=round_up(most, p.minibatch_sequences),
-            multiple=p.minibatch_sequences,
-            reply_length=round_up(config.prompt.reply_length, 8),
-            trajectory_multiple=episodes,
-            seed=run.iteration,
-        )
-        prompts = [t.final_prompt_ids for t in trajectories]
-        final = pack_prompts(prompts, length=p.sequence_length, rows=episodes)
+        batch, final = run.agent.pack(trajectories, seed=run.iteration)
     with timer.phase("update"), run.agent.placement.in_force():
         key = fold(config.seed, 4, run.iteration)
         shared = run.agent.placement.share((batch, final))

@@ -107,9 +107,13 @@ class Sequences(NamedTuple):
     token_mask: Bool[Any, "S C"]
     """prompts and replies, not padding"""
     segment: Int[Any, "S C"]
-    """which turn of its sequence a token belongs to, from 1; a token sees only its own turn's"""
+    """which turn of its sequence a token belongs to, from 1; a token sees only its own turn's and
+    those of segment 0, the prefix that all prompts share"""
     position: Int[Any, "S C"]
     """position within the turn, as if it stood alone"""
+    reply_place: Int[Any, "S Q"]
+    """place `k * R + r` of each reply token among those of its sequence's rows; `K * R` where there
+    is none. `Q` is a bucket that holds the replies of the sequence with most reply tokens"""
 
 
 class TurnRows(NamedTuple):
@@ -156,6 +160,17 @@ class TurnGrid(NamedTuple):
     reply_tokens: Int[Any, "B T"]
     milestone: Bool[Any, "B T"]
     """turns whose action reached a part of the goal for the first time"""
+
+
+class FinalPrompts(NamedTuple):
+    """Prompts after the last turn of truncated episodes, where their values are read."""
+
+    tokens: Int[Any, "B L"]
+    lengths: Int[Any, " B"]
+    row: Int[Any, " B"]
+    """which prompt is each trajectory's; of no meaning where an episode terminated"""
+    count: int
+    """prompts in use: the first ones"""
 
 
 class PackedBatch(NamedTuple):

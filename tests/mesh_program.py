@@ -48,9 +48,10 @@ def make_batch() -> LearnerBatch:
     tokens = rng.integers(0, 32, (SEQUENCES, length)).astype(np.int32)
     segment = np.where(real, turn[None] + 1, 0).astype(np.int32)
     at = reply_at[..., None] + np.arange(REPLY)[None, None]
+    place = np.tile(np.arange(TURNS * REPLY, dtype=np.int32), (SEQUENCES, 1))
     small = partial(rng.normal, size=(*turns, REPLY))
     return LearnerBatch(
-        sequences=Sequences(tokens, real, segment, position),
+        sequences=Sequences(tokens, real, segment, position, place),
         reply=np.take_along_axis(tokens, at.reshape(SEQUENCES, -1), axis=1).reshape(at.shape),
         reply_at=reply_at,
         advantage=small().astype(np.float32),

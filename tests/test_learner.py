@@ -13,7 +13,7 @@ from hiperjax.learning.advantages import ESTIMATORS
 from hiperjax.learning.batches import decision_scores, map_used, run_sequences
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.minibatches import make_order
-from hiperjax.learning.packing import pack, pack_prompts
+from hiperjax.learning.packing import pack, pack_final_prompts
 from hiperjax.models.transformer import TransformerConfig, forward, init_params, logits
 
 MODEL = TransformerConfig(
@@ -44,7 +44,7 @@ def packed(trajectories=BATCH, length=48, per_sequence=3, capacity=8, multiple=4
         trajectories, max_turns=6, length=length, per_sequence=per_sequence, capacity=capacity,
         multiple=multiple, reply_length=reply, trajectory_multiple=len(trajectories),
     )  # fmt: skip
-    final = pack_prompts([t.final_prompt_ids for t in trajectories], length=16)
+    final = pack_final_prompts(trajectories, length=16)
     return batch, final
 
 
@@ -55,7 +55,7 @@ def fresh(learner):
 def assigned(learner, **options):
     batch, final = packed(**options)
     state = fresh(learner)
-    scores = learner.score(state, batch, final)
+    scores = learner.score(state, batch, final, np.int32(batch.count))
     return batch, scores, *learner.assign(state, batch, scores)
 
 
@@ -70,7 +70,7 @@ def rows_of(batch, flags):
 def test_scores_of_packed_turns_are_those_of_each_alone(per_sequence):
     batch, final = packed(per_sequence=per_sequence)
     learner = make_learner()
-    scores = learner.score(fresh(learner), batch, final)
+    scores = learner.score(fresh(learner), batch, final, np.int32(batch.count))
     for b, trajectory in enumerate(BATCH):
         for t, turn in enumerate(trajectory.turns):
             i = batch.grid.row[b, t]
@@ -99,7 +99,7 @@ def test_turns_of_one_sequence_do_not_see_each_other():
             own = sequences._replace(
                 tokens=jnp.arange(sequences.tokens.shape[1], dtype=jnp.int32)[None],
                 token_mask=sequences.token_mask[:1], segment=sequences.segment[:1],
-                position=sequences.position[:1],
+                position=sequences.position[:1], reply_place=sequences.reply_place[:1],
             )  # fmt: skip
             return run_sequences(POLICY | {"embedding": table}, MODEL, own)[0, at].sum()
 
@@ -263,7 +263,7 @@ def test_learning_makes_good_replies_likelier():
     prepared = prepared._replace(old_logprobs=scores.logprobs.reshape(prepared.reply.shape))
     order = np.tile(np.arange(8, dtype=np.int32), (5, 1))
     state, _ = learner.update(state, prepared, order, np.int32(5))
-    after = np.asarray(learner.score(state, batch, packed()[1]).logprobs)
+    after = np.asarray(learner.score(state, batch, packed()[1], np.int32(batch.count)).logprobs)
     advantage = np.where(prepared.loss_mask, prepared.advantage, 0).reshape(before.shape)
     assert ((after - before) * advantage).sum() > 0
 
@@ -275,7 +275,7 @@ def test_every_estimator_is_wired_from_scores_to_tokens(name):
     learner = make_learner("separate", credit=credit, group_size=2)
     batch, final = packed()
     state = jax.eval_shape(lambda: fresh(learner))
-    scores = jax.eval_shape(learner.score, state, batch, final)
+    scores = jax.eval_shape(learner.score, state, batch, final, np.int32(0))
     _, prepared, _, metrics = jax.eval_shape(learner.assign, state, batch, scores)
     assert prepared.advantage.shape == prepared.reply.shape
     assert (prepared.tokens is not None) == ESTIMATORS[name].per_token
@@ -292,7 +292,7 @@ def test_token_level_gae_trains_a_value_before_every_token(kind):
     for i in range(12):
         state, last = learner.learn(state, batch, final, key=jax.random.key(i))
     assert last["explained_variance_term"] > max(0.1, float(first["explained_variance_term"]))
-    scores = learner.score(state, batch, final)
+    scores = learner.score(state, batch, final, np.int32(batch.count))
     _, prepared, _, _ = learner.assign(state, batch, scores)
     reply = batch.rows.response_mask & batch.rows.row_mask[:, None]
     assert (np.asarray(prepared.loss_mask).reshape(reply.shape) == reply).all()

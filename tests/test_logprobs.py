@@ -1,4 +1,4 @@
-"""Log-probs in chunks equal the plain ones, values and gradients; nothing of size [n, V] is made."""
+"""Log-probs in chunks equal the plain ones, values and gradients; no [n, V] array is made."""
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +62,7 @@ def test_a_uniform_distribution_has_the_entropy_of_its_size():
 
 
 def test_no_array_of_the_whole_vocabulary_times_positions_is_made():
-    """Neither forward nor backward: the largest has `positions x chunk` entries, or the weights'."""
+    """Neither forward nor backward: the largest has `positions x chunk` entries, or is V x D."""
     positions, vocabulary, chunk = 64, 4096, 256
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((positions, D), (vocabulary, D))]
     tokens = jax.ShapeDtypeStruct((positions,), jnp.int32)

@@ -8,7 +8,6 @@ from hiperjax.learning.losses import (
     LossInputs,
     ppo_loss,
     switch_rate_loss,
-    token_logprobs,
     value_loss,
 )
 
@@ -103,18 +102,6 @@ def test_value_loss_is_per_head_and_clip_bounds_the_move():
     grad = jax.grad(lambda v: value_loss(v, old, targets, mask, count, value_clip=0.5).loss)(values)
     moved_past = np.asarray(mask) & (np.abs(values - targets) < np.abs(old - targets) - 0.5)
     assert moved_past.any() and (np.asarray(grad)[moved_past] == 0).all()
-
-
-def test_token_logprobs_and_entropy():
-    logits = normal(2, 3, 7)
-    tokens = jnp.asarray(RNG.integers(0, 7, (2, 3)))
-    logprobs, entropy = token_logprobs(logits, tokens)
-    full = jax.nn.log_softmax(logits)
-    np.testing.assert_allclose(
-        logprobs, np.take_along_axis(np.asarray(full), np.asarray(tokens)[..., None], -1)[..., 0],
-        rtol=1e-5,
-    )  # fmt: skip
-    np.testing.assert_allclose(entropy, -(jnp.exp(full) * full).sum(-1), rtol=1e-5)
 
 
 def test_switch_rate_is_pulled_to_its_target():

@@ -8,7 +8,7 @@ from episodes import make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hiperjax.learning.packing import intern, lay_out, pack, pack_prompts, round_up
+from hiperjax.learning.packing import intern, lay_out, pack, pack_final_prompts, round_up
 
 lengths = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 
@@ -106,10 +106,60 @@ def test_intern_numbers_in_order_of_appearance():
     assert intern(["b", "a", "b"]) == [0, 1, 0]
 
 
-def test_prompts_are_right_padded():
-    tokens, sizes = pack_prompts([np.array([5, 6, 7]), None], length=4, rows=3)
-    assert tokens.shape == (3, 16) and tokens[0, :4].tolist() == [5, 6, 7, 0]
-    assert not tokens[1:].any() and sizes.tolist() == [3, 1, 1]
+def test_final_prompts_are_those_of_truncated_episodes():
+    batch = [t for seed in range(6) for t in make_batch(seed, [2, 3])]
+    cut = [t for t in batch if t.final_prompt_ids is not None]
+    final = pack_final_prompts(batch, length=4, trajectory_multiple=16)
+    assert final.tokens.shape == (16, 16) and 0 < final.count == len(cut) < len(batch)
+    assert final.lengths.tolist() == [4] * len(cut) + [1] * (16 - len(cut))
+    for i, trajectory in enumerate(batch):
+        prompt = trajectory.final_prompt_ids
+        if prompt is not None:
+            np.testing.assert_array_equal(final.tokens[final.row[i], :4], prompt)
+
+
+def _with_prefix(trajectory, prefix):
+    turns = (
+        dataclasses.replace(t, prompt_ids=np.concatenate([prefix, t.prompt_ids]).astype(np.int32))
+        for t in trajectory.turns
+    )
+    return dataclasses.replace(trajectory, turns=tuple(turns))
+
+
+def test_a_shared_prefix_is_stored_once_a_sequence():
+    prefix = np.array([7, 3, 9, 1], np.int32)
+    batch = [_with_prefix(t, prefix) for t in make_batch(1, [3, 5, 4])]
+    layout = dict(max_turns=6, per_sequence=3, length=64)
+    sequences, rows, grid, count = pack(batch, prefix=prefix.tolist(), **layout)
+    plain = pack(batch, **layout)
+    used = sequences.tokens[:count]
+    assert (used[:, :4] == prefix).all() and (sequences.segment[:count, :4] == 0).all()
+    turns = [t for trajectory in batch for t in trajectory.turns]
+    saved = plain.sequences.token_mask.sum() - sequences.token_mask.sum()
+    assert saved == 4 * (len(turns) - count) > 0
+    for (b, t), row in zip(np.argwhere(grid.mask), grid.row[grid.mask], strict=True):
+        turn, where = batch[b].turns[t], row // 3
+        own = sequences.segment[where] == row % 3 + 1
+        whole = np.concatenate([turn.prompt_ids, turn.response_ids])[4:]
+        np.testing.assert_array_equal(sequences.tokens[where][own], whole)
+        np.testing.assert_array_equal(sequences.position[where][own], 4 + np.arange(len(whole)))
+        first = int(np.flatnonzero(own)[0])
+        assert rows.reply_at[row] == first + len(turn.prompt_ids) - 4
+
+
+def test_a_prompt_without_the_prefix_is_refused():
+    with pytest.raises(ValueError, match="expected the shared prefix, 2 tokens"):
+        pack(make_batch(0, [2]), max_turns=3, prefix=(1, 2))
+
+
+@given(st.integers(0, 99), lengths)
+def test_reply_places_list_every_reply_token_once(seed, sizes):
+    sequences, rows, _, _ = pack(make_batch(seed, sizes), max_turns=6, length=64, per_sequence=3)
+    reply = rows.response_mask.shape[1]
+    for where, places in enumerate(sequences.reply_place):
+        real = places[places < 3 * reply]
+        wanted = np.flatnonzero(rows.response_mask[3 * where : 3 * where + 3].ravel())
+        np.testing.assert_array_equal(real, wanted)
 
 
 def _broken(kind: str):

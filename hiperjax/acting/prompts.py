@@ -9,6 +9,8 @@ to the front.
 
 import bisect
 import dataclasses
+import functools
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -18,6 +20,8 @@ from hiperjax.types import Observation
 
 PromptStyle = Literal["chat", "compact"]
 NO_SUBGOAL = "None"
+SHARED_FROM = 16
+"""Tokens of a shared prefix below which storing it once saves less than it costs."""
 ELLIPSIS = "..."
 """Where an observation was cut."""
 
@@ -206,6 +210,14 @@ class Prompter:
     tokenizer: Any
     limit: int
     trims: bool = False
+
+    @functools.cached_property
+    def shared_prefix(self) -> tuple[int, ...]:
+        """Tokens that every prompt begins with: template and rules; empty where they are few."""
+        probes = [self.tokenize(self._apply_template(self.renderer.prefix + x)) for x in "A1\n-"]
+        columns = zip(*probes, strict=False)
+        shared = [ids[0] for ids in itertools.takewhile(lambda ids: len(set(ids)) == 1, columns)]
+        return tuple(shared) if len(shared) >= SHARED_FROM else ()
 
     def encode(
         self, observation: Observation, past: Sequence[PastTurn], subgoal: str

@@ -18,6 +18,7 @@ from hiperjax.learning.batches import (
     Scores,
     TokenTargets,
     by_sequence,
+    measure_mismatch,
     read_before,
     to_rows,
 )
@@ -166,7 +167,7 @@ def prepare_batch(
         reply_at=rows.reply_at,
         advantage=advantage,
         loss_mask=loss_mask,
-        old_logprobs=rows.behavior_logprobs,
+        old_logprobs=jnp.where(scores.rescored, scores.logprobs, rows.behavior_logprobs),
         ref_logprobs=scores.ref_logprobs,
         switch_tokens=rows.switch_mask,
         switched=to_rows(grid.boundary, grid, rows),
@@ -195,13 +196,10 @@ def measure_credit(
 ) -> Metrics:
     """Spread of each stream, explained variance of each head in use, shaping terms an episode, and
     the mismatch between the sampler's log-probs and the learner's."""
-    rows, grid = batch.rows, batch.grid
-    reply = rows.response_mask & rows.row_mask[:, None]
-    gap = jnp.where(reply, jnp.abs(scores.logprobs - rows.behavior_logprobs), 0.0)
-    metrics = {
-        "mismatch_max": gap.max(),
-        "mismatch_mean": gap.sum() / jnp.maximum(reply.sum(), 1),
-    }
+    grid = batch.grid
+    largest, mean = measure_mismatch(batch, scores)
+    metrics: Metrics = {"mismatch_max": largest, "mismatch_mean": mean}
+    metrics["rescored"] = scores.rescored.astype(jnp.float32)
     episodes = jnp.maximum(grid.mask.any(axis=1).sum(), 1)
     metrics |= {f"reward_{name}": term.sum() / episodes for name, term in terms.items()}
     for name in STREAMS:

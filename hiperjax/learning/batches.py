@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from hiperjax_kernels.logprobs import token_logprobs
 from jaxtyping import Array, Bool, Float, Int
 
-from hiperjax.learning.losses import token_logprobs
-from hiperjax.models.transformer import Params, TransformerConfig, forward, logits
+from hiperjax.models.transformer import Params, TransformerConfig, forward, output_weights
 from hiperjax.types import PackedBatch, Sequences, TurnGrid, TurnRows
 
 
@@ -19,7 +19,11 @@ class Scores(NamedTuple):
     final_hidden: Float[Array, "B D"]
     """hidden state at the end of the prompt after the last turn"""
     logprobs: Float[Array, "N R"]
+    """under the policy, of the rows that are `scored`"""
+    scored: Bool[Array, " N"]
     ref_logprobs: Float[Array, "N R"]
+    rescored: Bool[Array, ""]
+    """whether the old log-probs are these rather than the sampler's"""
     token_values: Float[Array, "N R"] | None = None
     """term head before each reply token, where the estimator asks for it"""
 
@@ -79,16 +83,30 @@ def reply_logprobs(
     params: Params,
     config: TransformerConfig,
     hidden: Float[Array, "s C D"],
+    reply_place: Int[Array, "s Q"],
     reply_at: Int[Array, "s K"],
     reply: Int[Array, "s K R"],
     temperature: float = 1.0,
 ) -> tuple[Float[Array, "s K R"], Float[Array, "s K R"]]:
-    """Log-probs and entropies at reply positions only: each is read one token earlier.
+    """Log-probs and entropies of reply tokens, zero elsewhere: each is read one token earlier.
 
+    Hidden states are gathered at the reply tokens that there are before they meet the vocabulary.
     The policy is the tempered distribution, the one that was sampled from.
     """
-    states = read_before(hidden, reply_at, reply.shape[-1])
-    return token_logprobs(logits(params, config, states) / temperature, reply)
+    s, k, r = reply.shape
+    place = jnp.minimum(reply_place, k * r - 1)
+    at = jnp.take_along_axis(reply_at, place // r, axis=1) + place % r
+    tokens = jnp.take_along_axis(reply.reshape(s, k * r), place, axis=1)
+    states = read(hidden, at - 1).reshape(-1, hidden.shape[-1])
+    weights = output_weights(params, config)
+    found: Any = token_logprobs(states, weights, tokens.reshape(-1), temperature)
+    rows = jnp.arange(s)[:, None]
+
+    def spread(x: Array) -> Array:
+        laid = jnp.zeros((s, k * r)).at[rows, reply_place].set(x.reshape(s, -1), mode="drop")
+        return laid.reshape(s, k, r)
+
+    return spread(found[0]), spread(found[1])
 
 
 def read_before(
@@ -111,7 +129,8 @@ def decision_scores(
         tokens, (reply_at, reply), blocks = part
 
         def total(hidden: Array) -> Array:
-            logprobs, _ = reply_logprobs(policy, config, hidden, reply_at, reply, temperature)
+            places = tokens.reply_place, reply_at, reply
+            logprobs, _ = reply_logprobs(policy, config, hidden, *places, temperature)
             return jnp.where(blocks.any(axis=2), logprobs, 0.0).sum()
 
         # No state predicts two counted tokens, so the sum's gradient is each token's own.
@@ -122,6 +141,14 @@ def decision_scores(
     parts = (sequences, reads, by_sequence(blocks, sequences))
     found = map_used(score_slice, parts, jnp.asarray(count), size)
     return found.reshape(-1, *found.shape[2:])[grid.row]
+
+
+def measure_mismatch(batch: PackedBatch, scores: Scores) -> tuple[Array, Array]:
+    """Largest and mean absolute difference between sampler's and learner's log-probs."""
+    rows = batch.rows
+    reply = jnp.asarray(rows.response_mask) & (rows.row_mask & scores.scored)[:, None]
+    gap = jnp.where(reply, jnp.abs(scores.logprobs - jnp.asarray(rows.behavior_logprobs)), 0.0)
+    return gap.max(), gap.sum() / jnp.maximum(reply.sum(), 1)
 
 
 def by_sequence(x: Array, sequences: Sequences) -> Array:

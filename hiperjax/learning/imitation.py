@@ -61,7 +61,8 @@ def reply_loss(
 ) -> Float[Array, ""]:
     """Mean negative log-prob of the reply tokens."""
     hidden = run_sequences(policy, config, batch.sequences)
-    logprobs, _ = reply_logprobs(policy, config, hidden, batch.reply_at, batch.reply)
+    places = batch.sequences.reply_place, batch.reply_at, batch.reply
+    logprobs, _ = reply_logprobs(policy, config, hidden, *places)
     return -jnp.sum(jnp.where(batch.mask, logprobs, 0.0)) / jnp.maximum(batch.mask.sum(), 1)
 
 

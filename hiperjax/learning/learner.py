@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int, Key
 
@@ -37,9 +38,8 @@ from hiperjax.learning.assignment import (
 from hiperjax.learning.batches import (
     LearnerBatch,
     Scores,
-    by_sequence,
     decision_scores,
-    map_used,
+    measure_mismatch,
     read,
     reply_logprobs,
     run_sequences,
@@ -48,6 +48,7 @@ from hiperjax.learning.hierarchical import bootstrap_last_turn
 from hiperjax.learning.lab import compare_estimators, usable_estimators
 from hiperjax.learning.losses import LossInputs, Metrics, ppo_loss, switch_rate_loss, value_loss
 from hiperjax.learning.minibatches import global_norm, keep_where, make_order, run_steps
+from hiperjax.learning.scoring import score_batch
 from hiperjax.learning.state import (
     CriticState,
     TrainState,
@@ -59,8 +60,8 @@ from hiperjax.learning.state import (
 )
 from hiperjax.models.heads import random_features
 from hiperjax.models.lora import combine, split_trained
-from hiperjax.models.transformer import Params, TransformerConfig, forward
-from hiperjax.types import PackedBatch
+from hiperjax.models.transformer import Params, TransformerConfig
+from hiperjax.types import FinalPrompts, PackedBatch
 
 Counts = tuple[Array, Array, Array]
 """Reply tokens counted, places of each head, share of the minibatch in a micro-batch."""
@@ -78,7 +79,7 @@ class Learner:
         ppo: PpoConfig,
         group_size: int = 1,
         temperature: float = 1.0,
-        score_sequences: int = 64,
+        score_sequences: int = 0,
     ):
         self.model, self.credit, self.critic, self.ppo = model, credit, critic, ppo
         self.estimator = find_estimator(credit.estimator, group_size)
@@ -87,8 +88,8 @@ class Learner:
                 f"critic.kind is features, fitted at three places a turn; credit.estimator "
                 f"{credit.estimator} needs a value at every token: critic.kind separate or shared"
             )
+        score_sequences = score_sequences or ppo.micro_sequences or ppo.minibatch_sequences
         self.group_size, self.score_sequences = group_size, score_sequences
-        self.reply_logprobs = partial(reply_logprobs, temperature=temperature)
         self.temperature = temperature
         rate = optax.linear_schedule(
             ppo.learning_rate / (ppo.warmup_steps + 1), ppo.learning_rate, ppo.warmup_steps
@@ -125,41 +126,33 @@ class Learner:
     # -- score ---------------------------------------------------------------------------------
 
     @partial(jax.jit, static_argnames="self")
-    def score(self, state: TrainState, batch: PackedBatch, final: tuple[Array, Array]) -> Scores:
-        """One pass over the sequences in use, for values and log-probs, slice by slice."""
-        trunk = trunk_of(state, self.model)
-        reference = reference_of(state, self.model) if self.ppo.kl_coefficient else None
-        sequences, rows, _, count = batch
-        reads = [by_sequence(jnp.asarray(x), sequences) for x in (rows.reply_at, rows.reply,
-                                                                  rows.value_at)]  # fmt: skip
+    def score(
+        self, state: TrainState, batch: PackedBatch, final: FinalPrompts, metered: Array
+    ) -> Scores:
+        """One pass for values and log-probs; see `scoring`."""
+        return score_batch(
+            batch,
+            final,
+            metered,
+            policy=(state.policy, self.model),
+            critic=None if state.critic.trunk is None else trunk_of(state, self.model),
+            reference=reference_of(state, self.model) if self.ppo.kl_coefficient else None,
+            heads=state.critic.heads if self.estimator.per_token else None,
+            temperature=self.temperature,
+            size=self.score_sequences,
+        )
 
-        def score_slice(part: Any) -> tuple[Array, ...]:
-            tokens, (reply_at, reply, value_at) = part
-            hidden = run_sequences(state.policy, self.model, tokens)
-            logprobs, _ = self.reply_logprobs(state.policy, self.model, hidden, reply_at, reply)
-            ref = logprobs
-            if reference is not None:
-                ref_hidden = run_sequences(*reference, tokens)
-                ref, _ = self.reply_logprobs(*reference, ref_hidden, reply_at, reply)
-            if state.critic.trunk is not None:
-                hidden = run_sequences(trunk, self.model, tokens)
-            found = read(hidden, value_at), logprobs, ref
-            if not self.estimator.per_token:
-                return found
-            return *found, token_values(state.critic.heads, hidden, reply_at, reply.shape[-1])
-
-        size = self.score_sequences
-        scored = map_used(score_slice, (sequences, reads), jnp.asarray(count), size)
-        by_row = [x.reshape(-1, *x.shape[2:]) for x in scored]
-
-        def score_final(part: tuple[Array, Array]) -> Array:
-            hidden = forward(trunk, self.model, part[0], lengths=part[1])
-            return read(hidden, part[1] - 1)
-
-        episodes = jnp.int32(final[0].shape[0])
-        final_hidden = map_used(score_final, final, episodes, size)
-        values = by_row[3] if self.estimator.per_token else None
-        return Scores(by_row[0], final_hidden, by_row[1], by_row[2], values)
+    def score_or_rescore(
+        self, state: TrainState, batch: PackedBatch, final: FinalPrompts
+    ) -> Scores:
+        """Scores; where the sampler's log-probs are off by more than the bound, with the policy's
+        own in place of them."""
+        scores = self.score(state, batch, final, np.int32(self.score_sequences))
+        if float(measure_mismatch(batch, scores)[1]) <= self.ppo.mismatch_bound:
+            return scores
+        if state.critic.trunk is not None:
+            scores = self.score(state, batch, final, np.int32(batch.count))
+        return scores._replace(rescored=jnp.asarray(True))
 
     # -- credit --------------------------------------------------------------------------------
 
@@ -257,9 +250,8 @@ class Learner:
         policy, heads = combine(trained[0], frozen), trained[1]
         p = self.ppo
         hidden = run_sequences(policy, self.model, part.sequences)
-        logprobs, entropy = self.reply_logprobs(
-            policy, self.model, hidden, part.reply_at, part.reply
-        )
+        places = part.sequences.reply_place, part.reply_at, part.reply
+        logprobs, entropy = reply_logprobs(policy, self.model, hidden, *places, self.temperature)
         out = ppo_loss(
             LossInputs(
                 logprobs=logprobs,
@@ -413,12 +405,12 @@ class Learner:
     # -- the whole of it -----------------------------------------------------------------------
 
     def learn(
-        self, state: TrainState, batch: PackedBatch, final: tuple[Any, Any], *, key: Key[Array, ""]
+        self, state: TrainState, batch: PackedBatch, final: FinalPrompts, *, key: Key[Array, ""]
     ) -> tuple[TrainState, Metrics]:
         """Score, assign credit, fit the critic, update the policy: one iteration's learning."""
         number = int(state.batches)
         first = number == 0
-        scores = self.score(state, batch, final)
+        scores = self.score_or_rescore(state, batch, final)
         state, prepared, inputs, metrics = self.assign(state, batch, scores)
         if self.credit.compare_every and number % self.credit.compare_every == 0:
             metrics |= self.compare(state, batch, inputs)
@@ -431,7 +423,7 @@ class Learner:
             metrics |= value_metrics
             if first:  # the credit once more, now that the critic is warm
                 state = state._replace(batches=state.batches - 1)
-                scores = self.score(state, batch, final)
+                scores = self.score_or_rescore(state, batch, final)
                 state, prepared, _, _ = self.assign(state, batch, scores)
         state, policy_metrics = self.update(state, prepared, *order(key, epochs=self.ppo.epochs))
         return state, metrics | policy_metrics

@@ -6,7 +6,6 @@ so that micro-batches of any size add up to the same gradient.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -124,15 +123,3 @@ def switch_probability(
     """Probability of SWITCH: the switch block's own where it says so, else the complement."""
     stated = jnp.exp(jnp.sum(jnp.where(switch_tokens, logprobs, 0.0), axis=-1))
     return jnp.where(switched, stated, 1 - stated)
-
-
-def token_logprobs(
-    logits: Float[Array, "*n R V"], tokens: Array
-) -> tuple[Float[Array, "*n R"], Float[Array, "*n R"]]:
-    """Log-prob of each token and entropy of its distribution, in float32."""
-    logits = logits.astype(jnp.float32)
-    normalizer = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-    probabilities = jax.nn.softmax(logits, axis=-1)
-    entropy = normalizer - jnp.sum(probabilities * logits, axis=-1)
-    return chosen - normalizer, entropy

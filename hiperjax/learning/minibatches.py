@@ -16,7 +16,7 @@ def global_norm(tree: Any) -> Array:
 
 
 def keep_where(holds: Array, new: Any, old: Any) -> Any:
-    """`new` where the condition holds, else `old`; a leaf that is the same in both is left alone."""
+    """`new` where the condition holds, else `old`; a leaf that is the same in both stays."""
     return jax.tree.map(lambda a, b: a if a is b else jnp.where(holds, a, b), new, old)
 
 

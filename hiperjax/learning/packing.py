@@ -2,7 +2,8 @@
 
 Left of this file nothing is traced; right of it everything is an array. Turns are packed into
 sequences by best fit, longest first; what is left over, in tokens, rows and trajectories, is
-padding of weight zero. Nothing is ever duplicated or dropped.
+padding of weight zero. Nothing is ever duplicated or dropped. Where all prompts begin alike, that
+prefix is stored once a sequence and its turns continue it.
 """
 
 import bisect
@@ -13,6 +14,7 @@ import numpy as np
 
 from hiperjax.types import (
     Ending,
+    FinalPrompts,
     PackedBatch,
     Sequences,
     Span,
@@ -28,6 +30,13 @@ _SPANS = ("switch", "subgoal", "action")
 def round_up(size: int, multiple: int) -> int:
     """The smallest positive multiple of `multiple` that is at least `size`."""
     return max(1, -(-size // multiple)) * multiple
+
+
+def choose_capacity(needed: int, first: int) -> int:
+    """`first`, doubled until it holds what is needed: few sizes, so few compilations."""
+    while first < needed:
+        first *= 2
+    return first
 
 
 class Layout(NamedTuple):
@@ -66,6 +75,7 @@ def pack_turns(
     *,
     length: int,
     per_sequence: int,
+    prefix: Sequence[int] = (),
     capacity: int = 1,
     multiple: int = 1,
     reply_length: int = 1,
@@ -77,37 +87,59 @@ def pack_turns(
       turns: what to pack.
       length: tokens a sequence; grows where a turn is longer.
       per_sequence: turns a sequence at most.
-      capacity: sequences at least.
-      multiple: where the turns need more, their number is a multiple of this.
+      prefix: tokens that every prompt begins with; stored once a sequence.
+      capacity: sequences; doubled until the turns fit.
+      multiple: their number is a multiple of this.
       reply_length: reply tokens a row at least; a multiple of 8 that holds the longest reply.
       seed: order of turns of equal length.
 
     `value_at` points at the token before the reply for the high and term heads, and at the last
     token of the subgoal block for the low head; a malformed reply has no such place, and its low
     value is read before the reply too.
+
+    Raises:
+      ValueError: a prompt that does not begin with the prefix.
     """
-    sizes = [len(t.prompt_ids) + len(t.response_ids) for t in turns]
-    layout = lay_out(sizes, length=length, per_sequence=per_sequence, seed=seed)
-    shape = max(capacity, round_up(len(layout.bins), multiple)), layout.length
+    start = np.asarray(prefix, np.int32)
+    for turn in turns:
+        if not np.array_equal(turn.prompt_ids[: len(start)], start):
+            raise ValueError(
+                f"prompt of {len(turn.prompt_ids)} tokens begins with "
+                f"{turn.prompt_ids[: len(start)].tolist()[:8]}...; expected the shared prefix, "
+                f"{len(start)} tokens that begin with {start.tolist()[:8]}..."
+            )
+    sizes = [len(t.prompt_ids) - len(start) + len(t.response_ids) for t in turns]
+    layout = lay_out(sizes, length=length - len(start), per_sequence=per_sequence, seed=seed)
+    room = choose_capacity(len(layout.bins), round_up(capacity, multiple))
     longest = max((len(t.response_ids) for t in turns), default=1)
-    sequences, rows = _empty(shape, per_sequence, max(reply_length, round_up(longest, 8)))
+    reply = max(reply_length, round_up(longest, 8))
+    most = max((sum(len(turns[t].response_ids) for t in b) for b in layout.bins), default=1)
+    reads = min(per_sequence * reply, choose_capacity(most, -(-per_sequence * reply // 4)))
+    shape = room, layout.length + len(start)
+    sequences, rows = _empty(shape, per_sequence, reply, reads)
     row_of = np.zeros(len(turns), np.int32)
     for where, members in enumerate(layout.bins):
-        at = 0
+        _write_prefix(sequences, start, where)
+        at, read = len(start), 0
         for slot, turn in enumerate(members):
             row_of[turn] = where * per_sequence + slot
-            _write(sequences, rows, turns[turn], int(row_of[turn]), where, at, slot + 1)
-            at += sizes[turn]
+            _write(sequences, rows, turns[turn], int(row_of[turn]), where, at, slot + 1, len(start))
+            count = len(turns[turn].response_ids)
+            sequences.reply_place[where, read : read + count] = slot * reply + np.arange(count)
+            at, read = at + sizes[turn], read + count
     return sequences, rows, row_of
 
 
-def _empty(shape: tuple[int, int], per_sequence: int, reply: int) -> tuple[Sequences, TurnRows]:
+def _empty(
+    shape: tuple[int, int], per_sequence: int, reply: int, reads: int
+) -> tuple[Sequences, TurnRows]:
     n = shape[0] * per_sequence
     sequences = Sequences(
         tokens=np.zeros(shape, np.int32),
         token_mask=np.zeros(shape, bool),
         segment=np.zeros(shape, np.int32),
         position=np.zeros(shape, np.int32),
+        reply_place=np.full((shape[0], reads), per_sequence * reply, np.int32),
     )
     masks = {f"{name}_mask": np.zeros((n, reply), bool) for name in ("response", *_SPANS)}
     rows = TurnRows(
@@ -121,16 +153,30 @@ def _empty(shape: tuple[int, int], per_sequence: int, reply: int) -> tuple[Seque
     return sequences, rows
 
 
+def _write_prefix(sequences: Sequences, prefix: np.ndarray, where: int) -> None:
+    sequences.tokens[where, : len(prefix)] = prefix
+    sequences.token_mask[where, : len(prefix)] = True
+    sequences.position[where, : len(prefix)] = np.arange(len(prefix))
+
+
 def _write(
-    sequences: Sequences, rows: TurnRows, turn: Turn, row: int, where: int, at: int, segment: int
+    sequences: Sequences,
+    rows: TurnRows,
+    turn: Turn,
+    row: int,
+    where: int,
+    at: int,
+    segment: int,
+    shared: int,
 ) -> None:
-    start, count = at + len(turn.prompt_ids), len(turn.response_ids)
+    prompt, count = turn.prompt_ids[shared:], len(turn.response_ids)
+    start = at + len(prompt)
     end = start + count
-    sequences.tokens[where, at:start] = turn.prompt_ids
+    sequences.tokens[where, at:start] = prompt
     sequences.tokens[where, start:end] = turn.response_ids
     sequences.token_mask[where, at:end] = True
     sequences.segment[where, at:end] = segment
-    sequences.position[where, at:end] = np.arange(end - at)
+    sequences.position[where, at:end] = shared + np.arange(end - at)
     rows.reply[row, :count] = turn.response_ids
     rows.behavior_logprobs[row, :count] = turn.behavior_logprobs
     rows.response_mask[row, :count] = True
@@ -237,6 +283,7 @@ def pack(
     max_turns: int,
     length: int = 16,
     per_sequence: int = 1,
+    prefix: Sequence[int] = (),
     capacity: int = 1,
     multiple: int = 1,
     reply_length: int = 1,
@@ -255,6 +302,7 @@ def pack(
         turns,
         length=length,
         per_sequence=per_sequence,
+        prefix=prefix,
         capacity=capacity,
         multiple=multiple,
         reply_length=reply_length,
@@ -267,18 +315,21 @@ def pack(
     return PackedBatch(sequences, rows, grid, used)
 
 
-def pack_prompts(
-    prompts: Sequence[np.ndarray | None], *, length: int, rows: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
-    """Right-padded prompts `[B, L]` and their lengths `[B]`; a missing one is a single pad token.
+def pack_final_prompts(
+    trajectories: Sequence[Trajectory], *, length: int, trajectory_multiple: int = 1
+) -> FinalPrompts:
+    """Right-padded prompts of the truncated trajectories, the only ones whose end has a value.
 
-    `length` and `rows` grow where they do not suffice.
+    `length` grows to a multiple of 16 where it does not suffice.
     """
+    prompts = [t.final_prompt_ids for t in trajectories]
     longest = max((len(p) for p in prompts if p is not None), default=1)
-    tokens = np.zeros((max(rows, len(prompts)), max(length, round_up(longest, 16))), np.int32)
-    lengths = np.ones(len(tokens), np.int32)
+    room = round_up(len(prompts), trajectory_multiple)
+    tokens = np.zeros((room, max(length, round_up(longest, 16))), np.int32)
+    lengths, row, count = np.ones(room, np.int32), np.zeros(room, np.int32), 0
     for i, prompt in enumerate(prompts):
         if prompt is not None:
-            tokens[i, : len(prompt)] = prompt
-            lengths[i] = len(prompt)
-    return tokens, lengths
+            tokens[count, : len(prompt)] = prompt
+            lengths[count], row[i] = len(prompt), count
+            count += 1
+    return FinalPrompts(tokens, lengths, row, count)
