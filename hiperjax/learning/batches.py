@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from hiperjax_kernels.gather import take_along
 from hiperjax_kernels.logprobs import token_logprobs
 from jaxtyping import Array, Bool, Float, Int
 
@@ -74,8 +75,8 @@ def run_sequences(
 
 def read(hidden: Float[Array, "s C D"], at: Int[Array, "*places"]) -> Float[Array, "*places D"]:
     """Hidden states at positions of their own sequence (clipped to its ends)."""
-    flat = jnp.clip(at.reshape(at.shape[0], -1, 1), 0, hidden.shape[1] - 1)
-    found = jnp.take_along_axis(hidden, flat, axis=1)
+    flat = jnp.clip(at.reshape(at.shape[0], -1), 0, hidden.shape[1] - 1)
+    found = take_along(hidden, flat)
     return found.reshape(*at.shape, hidden.shape[-1])
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from hiperjax_kernels.attention import Shared, attend, row_mask, window_mask
+from hiperjax_kernels.gather import take_rows
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -102,7 +103,7 @@ def cast_params(params: Params, dtype: Any) -> Params:
 def _embed(
     params: Params, config: TransformerConfig, tokens: Int[Array, "N Q"]
 ) -> Float[Array, "N Q D"]:
-    x = params["embedding"][tokens].astype(config.dtype)
+    x = take_rows(params["embedding"], tokens).astype(config.dtype)
     return split_rows(x * math.sqrt(config.hidden_size) if config.embedding_scale else x, config)
 
 
