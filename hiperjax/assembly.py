@@ -298,6 +298,9 @@ def build_agent(config: RunConfig, folder: pathlib.Path | None = None) -> Agent:
         reply_length=p.reply_length,
         max_turns=max_turns,
         decode_chunk=r.decode_chunk,
+        refill=r.refill,
+        lanes=r.lanes,
+        row_multiple=placement.sampler_ways,
         strict_format=p.strict_format,
         rewrite_on_keep=p.rewrite_on_keep,
     )

@@ -105,7 +105,13 @@ class RolloutConfig:
     slots: int = 64
     """Episodes that decode side by side."""
     decode_chunk: int = 16
-    """Tokens decoded under one dispatch."""
+    """Tokens decoded under one dispatch at most."""
+    refill: int = 0
+    """A dispatch ends as soon as so many slots have finished their reply; 0: a sixteenth of them,
+    at least 4."""
+    lanes: int = 1
+    """Halves (or thirds) of the slots: the device decodes one while the host steps another's
+    environments. 2 pays where the device is fast."""
     temperature: float = 1.0
     """Sampling temperature in training; the policy that learns is the tempered one."""
     top_p: float = 1.0
@@ -370,7 +376,7 @@ def validate(config: RunConfig) -> RunConfig:
                         ("lambda_segment", c.lambda_segment),
                         ("lambda_boundary", c.lambda_boundary)):  # fmt: skip
         _require(0 <= value <= 1, f"credit.{name} is {value}; expected a number in [0, 1]")
-    for name in ("episodes", "group_size", "slots", "decode_chunk"):
+    for name in ("episodes", "group_size", "slots", "decode_chunk", "lanes"):
         _require(getattr(r, name) > 0, f"rollout.{name} is {getattr(r, name)}; expected at least 1")
     _require(
         r.temperature > 0, "rollout.temperature is 0; training must sample (greedy has no ratio)"

@@ -229,6 +229,11 @@ class Placement:
         """Axes that the rows of a model's activations are split over."""
         return () if self.mesh is None else ROW_AXES
 
+    @property
+    def sampler_ways(self) -> int:
+        """Into how many parts the slots of this process are split."""
+        return 1 if self.mesh is None else row_ways(local_mesh(self.mesh))
+
     def in_force(self) -> contextlib.AbstractContextManager[Any]:
         """The mesh, for the programs that run inside."""
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)

@@ -86,7 +86,7 @@ class SharedRollout:
 
 
 def join(results: Sequence[RolloutResult]) -> RolloutResult:
-    """Results of several processes as one; what they count is added up."""
+    """Results of several processes as one: counts are added up, seconds the slowest one's."""
     if len(results) == 1:
         return results[0]
     stats = [result.stats for result in results]
@@ -96,4 +96,5 @@ def join(results: Sequence[RolloutResult]) -> RolloutResult:
         [trajectory for result in results for trajectory in result.trajectories],
         [failure for result in results for failure in result.failures],
         type(stats[0])(**totals),
+        {name: max(r.seconds[name] for r in results) for name in results[0].seconds},
     )

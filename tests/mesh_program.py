@@ -114,7 +114,8 @@ def sample(mesh, config, policy):
             params, state, slots, prompts, lengths, jax.random.key(3), slots + first, slots * 0,
             **options,
         )  # fmt: skip
-        state = sampler.advance(params, state, jnp.zeros(count, bool), steps=8, **options)
+        rest = jnp.int32(count)
+        state = sampler.advance(params, state, jnp.zeros(count, bool), rest, steps=8, **options)
     return {"reply": state.reply, "logprobs": state.logprobs}
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.demonstrations import demonstrate, list_texts
+from hiperjax.acting.lanes import choose_bucket
 from hiperjax.acting.prompts import CompactRenderer, Prompter
-from hiperjax.acting.rollout import Rollout, choose_bucket
+from hiperjax.acting.rollout import Rollout
 from hiperjax.envs.registry import make_suite
 from hiperjax.envs.workers import InlineWorkers
 from hiperjax.learning.health import describe, segments, warn_of_collapse
@@ -51,8 +52,11 @@ def test_episodes_do_not_depend_on_slots_or_chunks():
     stats = plain.stats
     turns = [turn for t in plain.trajectories for turn in t.turns]
     assert stats.reply_tokens == sum(len(t.response_ids) for t in turns)
-    assert stats.prompt_tokens == sum(len(t.prompt_ids) for t in turns) <= stats.prefill_slots
-    assert stats.reply_tokens <= stats.decode_slots
+    assert stats.prompt_tokens == sum(len(t.prompt_ids) for t in turns)
+    pads = stats.prefill_bucket_pad + stats.prefill_row_pad
+    assert stats.prompt_tokens + pads == stats.prefill_slots
+    assert stats.decode_tokens == stats.reply_tokens - len(turns) <= stats.decode_slots
+    assert min(plain.seconds.values()) >= 0 and "environment" in plain.seconds
 
 
 def test_a_random_model_is_malformed_and_truncated_and_that_is_data():

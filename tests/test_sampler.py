@@ -33,7 +33,7 @@ def sample(slots: list[int], total: int, chunk: int, temperature: float = 1.0, l
     )
     halted = np.zeros(total, bool)
     for _ in range(-(-REPLY // chunk)):
-        state = advance(PARAMS, state, halted, steps=chunk, **static)
+        state = advance(PARAMS, state, halted, np.int32(total), steps=chunk, **static)
     counts = np.asarray(state.count)[slots]
     return [
         (np.asarray(state.reply)[s, :n], np.asarray(state.logprobs)[s, :n])

@@ -1,46 +1,31 @@
 """Slots x environments -> trajectories.
 
 A fixed number of slots; each holds one episode. An episode that ends leaves its slot at once and
-the next one waiting takes it. Prompts of all slots that wait for one are prefilled together, then
-every slot decodes in chunks; between chunks the host harvests finished replies, parses them, steps
-the environments and renders the next prompts.
+the next one waiting takes it. The device works on one lane of slots while the host harvests
+another: takes the replies that are complete, parses them, steps their environments, renders their
+next prompts. One lane is enough where the host costs nothing beside the device.
 """
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
 from hiperjax.acting.blocks import CLOSING_ACTION, find_stop, parse_reply
+from hiperjax.acting.lanes import Lane, LaneShape, RolloutStats
 from hiperjax.acting.pieces import build_pieces
 from hiperjax.acting.prompts import PastTurn, Prompter, PromptTooLong
-from hiperjax.acting.sampler import SamplerState, advance, init_state, start
+from hiperjax.acting.sampler import encode_prefix
 from hiperjax.envs.base import Step, Suite
 from hiperjax.envs.workers import EnvFailure, EnvWorkers
 from hiperjax.models.transformer import Params, TransformerConfig
-from hiperjax.types import Ending, Observation, Trajectory, Turn
-
-
-@dataclasses.dataclass
-class RolloutStats:
-    """What a rollout cost, in tokens and slot-steps."""
-
-    prompt_tokens: int = 0
-    prefill_slots: int = 0
-    """token slots the prefills computed, padding included"""
-    reply_tokens: int = 0
-    decode_slots: int = 0
-    """slot-steps the decode chunks computed, resting slots included"""
-    dropped_history: int = 0
-    """turns of history dropped to make prompts fit"""
-    trimmed_prompts: int = 0
-    """prompts whose observation was cut as well"""
-    trimmed_tokens: int = 0
-    """tokens of observations cut"""
+from hiperjax.types import Blocks, Ending, Observation, Trajectory, Turn
 
 
 @dataclasses.dataclass
@@ -49,25 +34,21 @@ class RolloutResult:
     """in the order of the tasks asked for, failed episodes left out"""
     failures: list[EnvFailure]
     stats: RolloutStats
+    seconds: dict[str, float]
+    """wall time: in environments, waiting for the device, and on the host besides"""
 
 
 @dataclasses.dataclass
 class _Episode:
     index: int
     task_id: str
+    place: int
+    """of its environment among the workers'"""
     observation: Observation
     prompt_ids: list[int] = dataclasses.field(default_factory=list)
     subgoal: str = ""
     past: list[PastTurn] = dataclasses.field(default_factory=list)
     turns: list[Turn] = dataclasses.field(default_factory=list)
-
-
-def choose_bucket(buckets: Sequence[int], size: int) -> int:
-    """The smallest bucket that holds `size`. Raises `ValueError` where none does."""
-    for bucket in buckets:
-        if size <= bucket:
-            return bucket
-    raise ValueError(f"size {size} exceeds the largest bucket {buckets[-1]}")
 
 
 class Rollout:
@@ -85,18 +66,23 @@ class Rollout:
         reply_length: int,
         max_turns: int,
         decode_chunk: int,
-        prompt_buckets: Sequence[int] = (),
+        refill: int = 0,
+        lanes: int = 1,
+        row_multiple: int = 1,
         strict_format: bool = True,
         rewrite_on_keep: bool = False,
     ):
         self.config, self.prompter = config, prompter
         self.workers, self.suite = workers, suite
-        self.slots, self.reply_length, self.max_turns = slots, reply_length, max_turns
-        self.prompt_length, self.decode_chunk = prompt_length, decode_chunk
-        self.length_buckets = sorted(
-            {*(b for b in prompt_buckets if b < prompt_length), prompt_length}
+        self.slots, self.lanes, self.max_turns = slots, lanes, max_turns
+        self.shape = LaneShape(
+            slots=slots // lanes,
+            prompt=prompt_length - len(prompter.shared_prefix),
+            reply=reply_length,
+            chunk=decode_chunk,
+            refill=refill or max(4, slots // lanes // 16),
+            multiple=row_multiple,
         )
-        self.row_buckets = sorted({max(1, slots // 3), slots})
         self.strict_format, self.rewrite_on_keep = strict_format, rewrite_on_keep
         tokenizer = prompter.tokenizer
         self.pieces = build_pieces(tokenizer)
@@ -118,13 +104,16 @@ class Rollout:
         Replies depend on (`key`, episode, turn, token) only; episodes are numbered from `first`.
         """
         run = _Run(self, params, task_ids, key, temperature, top_p, first)
-        while run.queue or run.active:
-            run.fill_slots()
-            run.prefill()
-            run.decode()
-            run.harvest()
+        started = time.perf_counter()
+        while run.queue or any(lane.busy for lane in run.lanes):
+            for lane in run.lanes:
+                run.harvest(lane)
+                run.fill(lane)
+                run.measure("device", lane.run)
         run.done.sort(key=lambda item: item[0])
-        return RolloutResult([t for _, t in run.done], run.failures, run.stats)
+        whole = time.perf_counter() - started
+        run.seconds["host"] = whole - sum(run.seconds.values())
+        return RolloutResult([t for _, t in run.done], run.failures, run.stats, dict(run.seconds))
 
 
 class _Run:
@@ -140,37 +129,62 @@ class _Run:
         top_p: float,
         first: int,
     ):
-        self.r, self.params, self.key = rollout, params, key
+        self.r = rollout
         self.queue = collections.deque(enumerate(task_ids, first))
-        self.active: dict[int, _Episode] = {}
-        self.waiting: list[int] = []
-        self.halted = np.zeros(rollout.slots, bool)
-        self.static: dict[str, Any] = dict(
-            config=rollout.config,
-            temperature=np.float32(temperature),
-            top_p=top_p,
-            stop_ids=rollout.stop_ids,
-        )
-        self.state: SamplerState = init_state(
-            rollout.config, rollout.slots, rollout.prompt_length, rollout.reply_length
-        )
         self.done: list[tuple[int, Trajectory]] = []
         self.failures: list[EnvFailure] = []
         self.stats = RolloutStats()
+        self.seconds: dict[str, float] = collections.defaultdict(float)
+        shared = rollout.prompter.shared_prefix
+        self.shared = len(shared)
+        prefix = None
+        if shared:
+            prefix = encode_prefix(params, jnp.asarray(shared, jnp.int32), config=rollout.config)
+            self.stats.prompt_tokens += self.shared
+            self.stats.prefill_slots += self.shared
+        self.lanes: list[Lane[_Episode]] = [
+            Lane(
+                rollout.shape,
+                params,
+                rollout.config,
+                key,
+                prefix=prefix,
+                find_stop=partial(find_stop, rollout.pieces),
+                stats=self.stats,
+                temperature=np.float32(temperature),
+                top_p=top_p,
+                stop_ids=rollout.stop_ids,
+            )
+            for _ in range(rollout.lanes)
+        ]
+        self.places = iter(range(len(task_ids)))
+        self.free_places: list[int] = []
 
-    def fill_slots(self) -> None:
-        """Open waiting episodes in free slots, until slots or episodes run out."""
-        while self.queue:
-            free = [s for s in range(self.r.slots) if s not in self.active]
-            taken = [(s, *self.queue.popleft()) for s in free[: len(self.queue)]]
-            if not taken:
-                return
-            opened = self.r.workers.reset([t[0] for t in taken], [t[2] for t in taken])
-            for (slot, index, task_id), result in zip(taken, opened, strict=True):
+    def measure(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Call, and book the wall time."""
+        started = time.perf_counter()
+        result = function(*args)
+        self.seconds[name] += time.perf_counter() - started
+        return result
+
+    def fill(self, lane: Lane) -> None:
+        """Open waiting episodes in the lane's free slots; with none waiting, let it shrink."""
+        while self.queue and lane.free:
+            count = min(lane.free, len(self.queue))
+            places = [self.free_places.pop() if self.free_places else next(self.places)
+                      for _ in range(count)]  # fmt: skip
+            taken = [(place, *self.queue.popleft()) for place in places]
+            opened = self.measure(
+                "environment", self.r.workers.reset, places, [task for _, _, task in taken]
+            )
+            for (place, index, task_id), result in zip(taken, opened, strict=True):
                 if isinstance(result, EnvFailure):
                     self.failures.append(result)
+                    self.free_places.append(place)
                 else:
-                    self._await_reply(slot, _Episode(index, task_id, result))
+                    self._ask(lane, _Episode(index, task_id, place, result))
+        if not self.queue:
+            lane.shrink()
 
     def _encode(self, episode: _Episode) -> list[int]:
         ids, cuts = self.r.prompter.encode(episode.observation, episode.past, episode.subgoal)
@@ -179,104 +193,63 @@ class _Run:
         self.stats.trimmed_tokens += cuts.tokens
         return ids
 
-    def _await_reply(self, slot: int, episode: _Episode) -> None:
+    def _leave(self, lane: Lane, episode: _Episode) -> None:
+        lane.release(episode)
+        self.free_places.append(episode.place)
+
+    def _ask(self, lane: Lane, episode: _Episode) -> None:
         """Render the episode's next prompt; an episode whose prompt cannot fit is discarded."""
         try:
             episode.prompt_ids = self._encode(episode)
         except PromptTooLong as error:
-            self.active.pop(slot, None)
+            self._leave(lane, episode)
             self.failures.append(EnvFailure(episode.task_id, f"PromptTooLong: {error}"))
             return
-        self.active[slot] = episode
-        self.waiting.append(slot)
+        self.stats.prompt_tokens += self.shared
+        self.stats.shared_tokens += self.shared
+        suffix = episode.prompt_ids[self.shared :]
+        lane.ask(episode, suffix, number=episode.index, turn=len(episode.turns))
 
-    def prefill(self) -> None:
-        """Prefill the prompts that wait, grouped by length bucket."""
-        groups: dict[int, list[int]] = collections.defaultdict(list)
-        for slot in self.waiting:
-            size = len(self.active[slot].prompt_ids)
-            groups[choose_bucket(self.r.length_buckets, size)].append(slot)
-        for length, slots in sorted(groups.items()):
-            self._prefill_group(length, slots)
-        self.halted[self.waiting] = False
-        self.waiting = []
-
-    def _prefill_group(self, length: int, slots: list[int]) -> None:
-        rows = choose_bucket(self.r.row_buckets, len(slots))
-        tokens = np.zeros((rows, length), np.int32)
-        lengths = np.ones(rows, np.int32)
-        where = np.full(rows, self.r.slots, np.int32)
-        episodes, turns = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-        for i, slot in enumerate(slots):
-            episode = self.active[slot]
-            tokens[i, : len(episode.prompt_ids)] = episode.prompt_ids
-            lengths[i], where[i] = len(episode.prompt_ids), slot
-            episodes[i], turns[i] = episode.index, len(episode.turns)
-            self.stats.prompt_tokens += len(episode.prompt_ids)
-        self.stats.prefill_slots += rows * length
-        self.state = start(
-            self.params,
-            self.state,
-            where,
-            tokens,
-            lengths,
-            self.key,
-            episodes,
-            turns,
-            **self.static,
+    def harvest(self, lane: Lane) -> None:
+        """Take finished replies, step their environments, ask for their next turns."""
+        found = self.measure("device", lane.harvest)
+        parsed = [self._parse(episode, ids) for episode, ids, _ in found]
+        results = self.measure(
+            "environment",
+            self.r.workers.step,
+            [episode.place for episode, _, _ in found],
+            [blocks.action for blocks in parsed],
         )
-
-    def decode(self) -> None:
-        """One chunk of decoding for every live slot."""
-        if self.active:
-            self.state = advance(
-                self.params, self.state, self.halted, steps=self.r.decode_chunk, **self.static
-            )
-
-    def harvest(self) -> None:
-        """Take finished replies, step their environments, start their next turns."""
-        if not self.active:
-            return
-        s = self.state
-        live, count, reply, logprobs = jax.device_get((s.live, s.count, s.reply, s.logprobs))
-        self.stats.decode_slots += int(count[list(self.active)].max()) * self.r.slots
-        replies: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        for slot in self.active:
-            ids = reply[slot, : count[slot]]
-            stop = find_stop(self.r.pieces, ids.tolist())
-            if stop is not None or not live[slot]:
-                self.halted[slot] = True
-                replies[slot] = (ids[:stop].copy(), logprobs[slot, : len(ids[:stop])].copy())
-        self.stats.reply_tokens += sum(len(ids) for ids, _ in replies.values())
-        self._act(replies)
-
-    def _act(self, replies: dict[int, tuple[np.ndarray, np.ndarray]]) -> None:
-        slots = list(replies)
-        blocks = {}
-        for slot in slots:
-            episode = self.active[slot]
-            parsed = parse_reply(
-                self.r.pieces,
-                replies[slot][0].tolist(),
-                current_subgoal=episode.subgoal,
-                first_turn=not episode.turns,
-                strict=self.r.strict_format,
-                rewrite_on_keep=self.r.rewrite_on_keep,
-            )
-            action = self.r.prompter.renderer.restore_action(
-                parsed.action, episode.observation.admissible
-            )
-            blocks[slot] = dataclasses.replace(parsed, action=action)
-        results = self.r.workers.step(slots, [blocks[s].action for s in slots])
-        for slot, result in zip(slots, results, strict=True):
+        for (episode, ids, logprobs), blocks, result in zip(found, parsed, results, strict=True):
             if isinstance(result, EnvFailure):
                 self.failures.append(result)
-                del self.active[slot]
-                continue
-            self._record(slot, *replies[slot], blocks[slot], result)
+                self._leave(lane, episode)
+            else:
+                self._record(lane, episode, ids, logprobs, blocks, result)
 
-    def _record(self, slot: int, ids: np.ndarray, logprobs: np.ndarray, blocks, step: Step) -> None:
-        episode = self.active[slot]
+    def _parse(self, episode: _Episode, ids: np.ndarray) -> Blocks:
+        parsed = parse_reply(
+            self.r.pieces,
+            ids.tolist(),
+            current_subgoal=episode.subgoal,
+            first_turn=not episode.turns,
+            strict=self.r.strict_format,
+            rewrite_on_keep=self.r.rewrite_on_keep,
+        )
+        renderer, admissible = self.r.prompter.renderer, episode.observation.admissible
+        return dataclasses.replace(
+            parsed, action=renderer.restore_action(parsed.action, admissible)
+        )
+
+    def _record(
+        self,
+        lane: Lane,
+        episode: _Episode,
+        ids: np.ndarray,
+        logprobs: np.ndarray,
+        blocks: Blocks,
+        step: Step,
+    ) -> None:
         seen = episode.observation
         episode.turns.append(
             Turn(
@@ -293,12 +266,12 @@ class _Run:
         episode.past.append(PastTurn(len(episode.turns), seen.text, blocks.action))
         episode.subgoal, episode.observation = blocks.subgoal, step.observation
         if step.terminated or step.truncated or len(episode.turns) >= self.r.max_turns:
-            self._finish(slot, step)
+            self._leave(lane, episode)
+            self._finish(episode, step)
         else:
-            self._await_reply(slot, episode)
+            self._ask(lane, episode)
 
-    def _finish(self, slot: int, step: Step) -> None:
-        episode = self.active.pop(slot)
+    def _finish(self, episode: _Episode, step: Step) -> None:
         final = None
         if not step.terminated:
             # A truncated episode keeps the prompt it would have seen: its value is read there.

@@ -1,7 +1,8 @@
 """Jitted sampling over a fixed number of slots: prefill prompts into a right-padded cache, then
 decode in chunks under one dispatch.
 
-The state is donated from call to call, so one cache serves the whole rollout. Every random draw is
+The state is donated from call to call, so one cache serves the whole rollout. What all prompts
+begin with is encoded once (`encode_prefix`); slots hold only what follows it. Every random draw is
 keyed by episode, turn and token: a reply does not depend on the slot it was sampled in, nor on its
 neighbors.
 """
@@ -31,7 +32,7 @@ class SamplerState(NamedTuple):
     token: Int[Array, " S"]
     """last token sampled, not yet in the cache"""
     position: Int[Array, " S"]
-    """where that token will be written"""
+    """where in the cache that token will be written"""
     count: Int[Array, " S"]
     """reply tokens sampled so far"""
     live: Bool[Array, " S"]
@@ -39,10 +40,13 @@ class SamplerState(NamedTuple):
     keys: Key[Array, " S"]
     reply: Int[Array, "S R"]
     logprobs: Float[Array, "S R"]
+    steps: Int[Array, ""]
+    """decode steps taken so far, of all slots together"""
 
 
 def init_state(config: TransformerConfig, slots: int, prompt: int, reply: int) -> SamplerState:
-    """Empty slots for prompts of at most `prompt` and replies of at most `reply` tokens."""
+    """Empty slots for prompts of at most `prompt` tokens after the shared prefix, and replies of at
+    most `reply`."""
     # Each its own array: all are donated, and no buffer may be donated twice.
     return SamplerState(
         cache=init_cache(config, slots, prompt + reply),
@@ -53,7 +57,28 @@ def init_state(config: TransformerConfig, slots: int, prompt: int, reply: int) -
         keys=jax.random.split(jax.random.key(0), slots),
         reply=jnp.zeros((slots, reply), jnp.int32),
         logprobs=jnp.zeros((slots, reply), jnp.float32),
+        steps=jnp.zeros((), jnp.int32),
     )
+
+
+@partial(jax.jit, static_argnames="config")
+def encode_prefix(
+    params: Params, tokens: Int[Array, " P"], *, config: TransformerConfig
+) -> KeyValues:
+    """Keys and values of what all prompts begin with: once for each version of the parameters."""
+    return prefill(params, config, tokens[None], jnp.array([tokens.shape[0]]))[1]
+
+
+@jax.jit
+def keep_slots(state: SamplerState, slots: Int[Array, " s"]) -> SamplerState:
+    """A smaller state of these slots only, in this order."""
+    cache = KeyValues(*(part[:, slots] for part in state.cache))
+    rest = {
+        name: getattr(state, name)[slots]
+        for name in state._fields
+        if name not in ("cache", "steps")
+    }
+    return SamplerState(cache=cache, steps=state.steps, **rest)
 
 
 def _keep_nucleus(scores: Float[Array, "S V"], top_p: float) -> Float[Array, "S V"]:
@@ -103,19 +128,20 @@ def start(
     key: Key[Array, ""],
     episodes: Int[Array, " P"],
     turns: Int[Array, " P"],
+    prefix: KeyValues | None = None,
     *,
     config: TransformerConfig,
     temperature: float | Float[Array, ""],
     top_p: float,
     stop_ids: tuple[int, ...],
 ) -> SamplerState:
-    """Prefill `P` prompts into their slots and draw the first token of each reply.
+    """Prefill `P` prompts, what follows the prefix of them, and draw each reply's first token.
 
     A padding entry has a slot number past the last one: whatever it computes is dropped. Draws are
     keyed by (`key`, episode, turn, token).
     """
     keys = jax.vmap(lambda e, t: jax.random.fold_in(jax.random.fold_in(key, e), t))(episodes, turns)
-    hidden, kv = prefill(params, config, tokens, lengths)
+    hidden, kv = prefill(params, config, tokens, lengths, prefix=prefix)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     token, logprob = draw(
         logits(params, config, last), keys, jnp.zeros_like(lengths), temperature, top_p
@@ -137,32 +163,44 @@ def start(
         keys=put(state.keys, keys),
         reply=state.reply.at[slots, 0].set(token, mode="drop"),
         logprobs=state.logprobs.at[slots, 0].set(logprob, mode="drop"),
+        steps=state.steps,
     )
 
 
-@partial(jax.jit, static_argnames=("config", "top_p", "stop_ids", "steps"), donate_argnames="state")
+@partial(
+    jax.jit,
+    static_argnames=("config", "top_p", "stop_ids", "steps", "attend_to"),
+    donate_argnames="state",
+)
 def advance(
     params: Params,
     state: SamplerState,
     halted: Bool[Array, " S"],
+    refill: Int[Array, ""],
+    prefix: KeyValues | None = None,
     *,
     config: TransformerConfig,
     temperature: float | Float[Array, ""],
     top_p: float,
     stop_ids: tuple[int, ...],
     steps: int,
+    attend_to: int | None = None,
 ) -> SamplerState:
-    """Draw up to `steps` more tokens in every live slot; ends early when none is live.
+    """Draw up to `steps` more tokens in every live slot; ends as soon as `refill` of them rest.
 
-    `halted` puts slots to rest whose reply the host found complete.
+    `halted` puts slots to rest whose reply the host found complete. `attend_to` covers the cache
+    entries in use at the end of the chunk (see `decode`).
     """
     state = state._replace(live=state.live & ~halted)
+    enough = jnp.maximum(state.live.sum() - refill, 0)
     rows = jnp.arange(state.token.shape[0])
     limit = state.reply.shape[1]
 
     def body(carry: tuple[Array, SamplerState]) -> tuple[Array, SamplerState]:
         step, s = carry
-        hidden, cache = decode(params, config, s.token, s.position, s.cache)
+        hidden, cache = decode(
+            params, config, s.token, s.position, s.cache, prefix=prefix, attend_to=attend_to
+        )
         token, logprob = draw(logits(params, config, hidden), s.keys, s.count, temperature, top_p)
         # A slot at rest writes past the end, which drops it.
         at = jnp.where(s.live, s.count, limit)
@@ -176,9 +214,10 @@ def advance(
             keys=s.keys,
             reply=s.reply.at[rows, at].set(token, mode="drop"),
             logprobs=s.logprobs.at[rows, at].set(logprob, mode="drop"),
+            steps=s.steps + 1,
         )
 
     def unfinished(carry: tuple[Array, SamplerState]) -> Array:
-        return (carry[0] < steps) & carry[1].live.any()
+        return (carry[0] < steps) & (carry[1].live.sum() > enough)
 
     return jax.lax.while_loop(unfinished, body, (jnp.int32(0), state))[1]
