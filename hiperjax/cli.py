@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from hiperjax.config import ConfigError, RunConfig
+from hiperjax.config import ConfigError, MeshConfig, RunConfig
 from hiperjax.presets import DEFAULT, PRESETS
 
 Positional = tyro.conf.Positional
@@ -42,9 +42,13 @@ def _read_config(command: str, args: Sequence[str]) -> RunConfig:
 
 def train(args: Sequence[str]) -> int:
     """Train from a preset (first argument; default household-tiny), or --resume RUN."""
+    from hiperjax.assembly import load_config
     from hiperjax.trainer import train as run
 
     if "--resume" in args:
+        follows = args[args.index("--resume") + 1 :]
+        named = bool(follows) and not follows[0].startswith("-")
+        own = load_config(pathlib.Path(follows[0])).mesh if named else MeshConfig()
 
         @dataclasses.dataclass(frozen=True)
         class Resume:
@@ -52,9 +56,11 @@ def train(args: Sequence[str]) -> int:
 
             resume: pathlib.Path
             """Run folder."""
+            mesh: MeshConfig = own
+            """Its own, unless others are given: a run may go on with other devices."""
 
         wish = tyro.cli(Resume, args=args, prog="hiperjax train")
-        run(RunConfig(), resume=wish.resume)
+        run(RunConfig(mesh=wish.mesh), resume=wish.resume)
         return 0
     run(_read_config("train", args))
     return 0
@@ -132,7 +138,7 @@ def games(args: Sequence[str]) -> int:
 
 
 def convert(args: Sequence[str]) -> int:
-    """Convert checkpoints: hf-to-orbax, orbax-to-hf."""
+    """Convert checkpoints: hf-to-orbax, orbax-to-hf, run-to-hf."""
     from hiperjax.tools import convert as run
 
     return tyro.cli(run, args=args, prog="hiperjax convert")

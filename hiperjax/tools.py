@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from hiperjax.assembly import model_shape
+from hiperjax.checkpoint import Which
 from hiperjax.config import RunConfig
 from hiperjax.envs.alfworld.export import write_games
 from hiperjax.envs.alfworld.games import find_games_folder, format_stats, load_library
@@ -115,20 +116,29 @@ def games_generate(
 
 
 def convert(
-    direction: Annotated[Literal["hf-to-orbax", "orbax-to-hf"], Positional],
+    direction: Annotated[Literal["hf-to-orbax", "orbax-to-hf", "run-to-hf"], Positional],
     source: Folder,
     target: Folder,
     /,
+    *,
+    which: Which = "best",
 ) -> int:
     """Convert a checkpoint folder; what is exported loads in transformers.
 
     Args:
-      direction: from what to what.
+      direction: from what to what; a run's policy is exported with its adapters merged.
       source: folder to read.
       target: folder to write; must be new or empty.
+      which: of a run's states.
     """
     from hiperjax.models.convert import convert_hf_to_orbax, convert_orbax_to_hf
 
+    if direction == "run-to-hf":
+        from hiperjax.export import export_run
+
+        export_run(source, target, which=which)
+        print(f"{source}, {which} state -> {target}")
+        return 0
     run = convert_hf_to_orbax if direction == "hf-to-orbax" else convert_orbax_to_hf
     run(source, target)
     print(f"{source} -> {target}")
