@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Key
 
 from hiperjax import mesh as meshes
@@ -244,7 +244,7 @@ def make_placement(mesh: MeshConfig) -> Placement:
     return Placement(meshes.make_mesh(*sizes))
 
 
-def check_placement(config: RunConfig, model: TransformerConfig, mesh: Mesh) -> None:
+def check_placement(config: RunConfig, model: TransformerConfig, mesh: Mesh | AbstractMesh) -> None:
     """Refuse what the mesh does not divide, before any device memory is taken.
 
     Raises:

@@ -108,6 +108,7 @@ def lora(out: pathlib.Path, iterations: int = 2) -> RunConfig:
         config,
         iterations=iterations,
         checkpoint_every=1,
+        eval=dataclasses.replace(config.eval, every=1),
         model=dataclasses.replace(config.model, lora_rank=2),
         critic=CriticConfig(kind="lora", warmup_epochs=1, learning_rate=1e-2),
         ppo=dataclasses.replace(config.ppo, kl_coefficient=0.01, learning_rate=1e-2),
