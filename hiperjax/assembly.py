@@ -179,8 +179,9 @@ def build_tokenizer(config: RunConfig, suite: Suite, folder: pathlib.Path | None
         return load_tokenizer(folder / TOKENIZER)
     if config.init is not None:
         return load_tokenizer(config.init / TOKENIZER)
-    if config.model.folder is not None:
-        return load_tokenizer(config.model.folder)
+    brought = config.model.folder or config.model.tokenizer
+    if brought is not None:
+        return load_tokenizer(brought)
     renderer = make_run_renderer(config, suite)
     demos = play_expert(config, suite, VOCABULARY_EPISODES, noise=0.2, seed=0)
     texts = (text for demo in demos for text in list_texts(renderer, demo))
@@ -223,6 +224,21 @@ def model_shape(
         embedding_scale=True,
         **options,
     )
+
+
+def check_weights(config: RunConfig) -> None:
+    """Refuse to train a published shape without weights, unless that is what is wanted.
+
+    Raises:
+      ConfigError: says which folder is missing.
+    """
+    m = config.model
+    if m.shape is not None and m.folder is None and not m.random_weights:
+        raise ConfigError(
+            f"model.shape is {m.shape} and model.folder is not given; expected --model.folder DIR, "
+            "a Hugging Face folder with config.json, tokenizer and safetensors of that model (or "
+            "--model.random-weights, for tests of speed and memory)"
+        )
 
 
 def join_processes(mesh: MeshConfig) -> None:
@@ -271,6 +287,7 @@ def check_checkpoint(folder: pathlib.Path, model: TransformerConfig) -> None:
 
 def build_agent(config: RunConfig, folder: pathlib.Path | None = None) -> Agent:
     """Everything a run needs but its parameters; `folder` is an existing run's, if any."""
+    check_weights(config)
     suite = make_suite(config.env.suite, **suite_options(config))
     tokenizer = build_tokenizer(config, suite, folder)
     p, r = config.prompt, config.rollout
@@ -301,17 +318,22 @@ def build_agent(config: RunConfig, folder: pathlib.Path | None = None) -> Agent:
         strict_format=p.strict_format,
         rewrite_on_keep=p.rewrite_on_keep,
     )
-    learner = Learner(
+    learner = make_learner(config, model)
+    if placement.mesh is not None or model.dtype != "float32":
+        rollout = SharedRollout(rollout, placement)
+    return Agent(config, suite, prompter, model, workers, rollout, learner, max_turns, placement)
+
+
+def make_learner(config: RunConfig, model: TransformerConfig) -> Learner:
+    """The learner of a run."""
+    return Learner(
         model,
         credit=config.credit,
         critic=config.critic,
         ppo=config.ppo,
-        group_size=r.group_size,
-        temperature=r.temperature,
+        group_size=config.rollout.group_size,
+        temperature=config.rollout.temperature,
     )
-    if placement.mesh is not None or model.dtype != "float32":
-        rollout = SharedRollout(rollout, placement)
-    return Agent(config, suite, prompter, model, workers, rollout, learner, max_turns, placement)
 
 
 def _check_milestones(config: RunConfig, suite: Suite) -> None:

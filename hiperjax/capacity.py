@@ -102,11 +102,15 @@ class Plan:
         return sum(item.amount for item in self.times)
 
 
+class PlanError(ValueError):
+    """Something that cannot be planned for."""
+
+
 def parse_device(name: str) -> tuple[Device, int]:
     """`h200` is one, `v5e-8` and `h100-8` are eight."""
     match = re.fullmatch(r"([a-z]\w*?)(?:-(\d+))?", name)
     if match is None or match[1] not in DEVICES or match[2] == "0":
-        raise ValueError(
+        raise PlanError(
             f"device {name!r}; expected one of {', '.join(DEVICES)}, with -COUNT for several"
         )
     return DEVICES[match[1]], int(match[2] or 1)
@@ -312,13 +316,13 @@ def plan(
       frozen_dtype: of the base below adapters.
 
     Raises:
-      ValueError: an unknown device, a mesh that does not divide, adapters asked of a plain policy.
+      PlanError: an unknown device, a mesh that does not divide, adapters asked of a plain policy.
     """
     if critic == "lora" and not config.lora_rank:
-        raise ValueError("critic 'lora' shares the policy's frozen base; set lora_rank")
+        raise PlanError("critic 'lora' shares the policy's frozen base; set lora_rank")
     kind, count = parse_device(device)
     if count % (fsdp * tensor):
-        raise ValueError(f"{device}: fsdp={fsdp} x tensor={tensor} does not divide {count} devices")
+        raise PlanError(f"{device}: fsdp={fsdp} x tensor={tensor} does not divide {count} devices")
     sizes = (count // (fsdp * tensor), fsdp, tensor)
     mesh = AbstractMesh(sizes, meshes.AXES, (AxisType.Auto,) * 3)
     meshes.check_mesh(
