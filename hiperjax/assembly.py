@@ -274,7 +274,7 @@ def check_placement(config: RunConfig, model: TransformerConfig, mesh: Mesh | Ab
         raise MeshError(
             f"rollout.slots is {slots}; expected a multiple of the {processes} processes"
         )
-    own = meshes.local_mesh(mesh)
+    own = meshes.local_mesh(mesh) if isinstance(mesh, Mesh) else mesh
     what = "rollout.slots of each process"
     meshes.check_mesh(own, **heads, rows=slots // processes, what=what)
     meshes.shardings(abstract_params(model), mesh)
@@ -333,6 +333,7 @@ def make_learner(config: RunConfig, model: TransformerConfig) -> Learner:
         ppo=config.ppo,
         group_size=config.rollout.group_size,
         temperature=config.rollout.temperature,
+        score_sequences=min(64, 2 * config.ppo.micro_sequences or 64),
     )
 
 

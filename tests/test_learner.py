@@ -240,7 +240,7 @@ def test_adapters_alone_are_trained(kind):
     moments = [x for x in jax.tree.leaves(state.optimizer) if x.ndim]
     assert len(moments) == 2 * count and {x.dtype for x in moments} == {jnp.dtype("float32")}
     batch, final = packed()
-    first = learner.score(state, batch, final)
+    first = learner.score(state, batch, final, np.int32(batch.count))
     np.testing.assert_array_equal(first.ref_logprobs, first.logprobs)
     trunk = None if kind == "shared" else jax.tree.map(np.asarray, state.critic.trunk)
     state, metrics = learner.learn(state, batch, final, key=jax.random.key(0))
@@ -256,7 +256,7 @@ def test_adapters_alone_are_trained(kind):
         fitted = jax.tree.leaves(state.critic.trunk)
         assert any(np.abs(a - b).max() > 0 for a, b in zip(fitted, jax.tree.leaves(trunk),
                                                           strict=True))  # fmt: skip
-    after = learner.score(state, batch, final)
+    after = learner.score(state, batch, final, np.int32(batch.count))
     np.testing.assert_array_equal(after.ref_logprobs, first.logprobs)
     assert np.abs(after.logprobs - after.ref_logprobs).max() > 0
 
@@ -279,7 +279,8 @@ def test_the_reference_is_kept_in_the_dtype_it_is_used_in():
     state = fresh(learner)
     assert {x.dtype for x in jax.tree.leaves(state.reference)} == {jnp.dtype("bfloat16")}
     assert {x.dtype for x in jax.tree.leaves(state.policy)} == {jnp.dtype("float32")}
-    scores = learner.score(state, *packed())
+    batch, final = packed()
+    scores = learner.score(state, batch, final, np.int32(batch.count))
     np.testing.assert_array_equal(scores.ref_logprobs, scores.logprobs)
 
 
