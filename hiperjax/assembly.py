@@ -28,7 +28,7 @@ from hiperjax.learning.advantages import ESTIMATORS
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.state import TrainState
 from hiperjax.mesh import MeshError, Placement
-from hiperjax.models.lora import add_adapters, base_config, merge_adapters
+from hiperjax.models.lora import adapt, base_config
 from hiperjax.models.shapes import SHAPES
 from hiperjax.models.tensor_files import find_tensors
 from hiperjax.models.tokenizers import check_vocabulary, load_tokenizer, train_tokenizer
@@ -36,7 +36,6 @@ from hiperjax.models.transformer import (
     Params,
     TransformerConfig,
     abstract_params,
-    cast_params,
     init_params,
 )
 from hiperjax.models.weights import check_tensors, load_params
@@ -76,20 +75,9 @@ class Agent:
         return self.adopt(loaded, plain)
 
     def adopt(self, policy: Params, shape: TransformerConfig) -> Params:
-        """A policy to start from: the same function as this one of another shape.
-
-        Adapters it may have are merged. With `model.lora_rank` it becomes the frozen base, in the
-        compute dtype, of fresh ones.
-        """
-
-        def adapt(policy: Params) -> Params:
-            plain = merge_adapters(policy, shape)
-            if not self.model.lora_rank:
-                return plain
-            base = cast_params(plain, self.model.dtype)
-            return add_adapters(base, self.model, fold(self.config.seed, 6))
-
-        return self.placement.make(adapt, policy)
+        """A policy to start from: the same function as this one of another shape; see `adapt`."""
+        key = partial(fold, self.config.seed, 6)
+        return self.placement.make(lambda policy: adapt(policy, shape, self.model, key()), policy)
 
     def pack_turns(self, trajectories: Sequence[Trajectory]) -> tuple[Sequences, TurnRows]:
         """The turns of trajectories in packed sequences, as imitation reads them."""

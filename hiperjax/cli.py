@@ -154,15 +154,16 @@ def plan(args: Sequence[str]) -> int:
 
         device: str
         """Name and count: h200, h100, a100-80, v5e-8, ..."""
-        turns: float = 23.0
-        """Mean turns of an episode."""
+        turns: float | None = None
+        """Mean turns of an episode; none means 0.46 of the limit, as the official logs have it."""
 
     name, rest = _split_preset(args)
     wish, overrides = tyro.cli(
         Wish, args=rest, prog=f"hiperjax plan {name}", return_unknown_args=True
     )
     config = _read_config("plan", [name, *overrides])
-    print(plan_capacity(config, wish.device, vocab_size=128, turns=wish.turns))
+    turns = 0.46 * (config.env.max_turns or 50) if wish.turns is None else wish.turns
+    print(plan_capacity(config, wish.device, vocab_size=128, turns=turns))
     return 0
 
 

@@ -164,12 +164,20 @@ def plan_capacity(config: RunConfig, device: str, *, vocab_size: int, turns: flo
         prompt_limit=prompt.prompt_length,
         reply_limit=prompt.reply_length,
         slots=r.slots,
-        minibatch_rows=p.minibatch_sequences * p.sequence_turns,
-        micro_rows=(p.micro_sequences or p.minibatch_sequences) * p.sequence_turns,
+        minibatch_rows=p.minibatch_sequences,
+        micro_rows=p.micro_sequences or p.minibatch_sequences,
+        row_length=p.sequence_length,
+        row_replies=p.sequence_turns * min(48, prompt.reply_length),
         epochs=p.epochs,
     )
-    kind = "separate" if config.critic.kind == "separate" else "shared"
-    model = model_shape(config, vocab_size)
-    title = f"{config.preset} on {device}, episodes of {turns:g} turns"
-    reference = config.ppo.kl_coefficient != 0
-    return render(plan(model, device, load, critic=kind, reference=reference, title=title))
+    found = plan(
+        model_shape(config, vocab_size),
+        device,
+        load,
+        critic=config.critic.kind,
+        reference=config.ppo.kl_coefficient != 0,
+        fsdp=config.mesh.fsdp,
+        tensor=config.mesh.tensor,
+        title=f"{config.preset}, episodes of {turns:g} turns,",
+    )
+    return render(found)

@@ -33,7 +33,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "envs": {"types"},
     "checkpoint": {"types"},
     "transcript": {"types"},
-    "capacity": {"mesh", "models"},
+    "capacity": {"kernels", "mesh", "models"},
     "play": {"envs", "types"},
     "processes": {"acting", "mesh", "models", "types"},
     "tools": WALK,
