@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Key
 
 from hiperjax import mesh as meshes
@@ -28,7 +28,7 @@ from hiperjax.learning.advantages import ESTIMATORS
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.state import TrainState
 from hiperjax.mesh import MeshError, Placement
-from hiperjax.models.lora import add_adapters, base_config, merge_adapters
+from hiperjax.models.lora import adapt, base_config
 from hiperjax.models.shapes import SHAPES
 from hiperjax.models.tensor_files import find_tensors
 from hiperjax.models.tokenizers import check_vocabulary, load_tokenizer, train_tokenizer
@@ -36,7 +36,6 @@ from hiperjax.models.transformer import (
     Params,
     TransformerConfig,
     abstract_params,
-    cast_params,
     init_params,
 )
 from hiperjax.models.weights import check_tensors, load_params
@@ -76,20 +75,9 @@ class Agent:
         return self.adopt(loaded, plain)
 
     def adopt(self, policy: Params, shape: TransformerConfig) -> Params:
-        """A policy to start from: the same function as this one of another shape.
-
-        Adapters it may have are merged. With `model.lora_rank` it becomes the frozen base, in the
-        compute dtype, of fresh ones.
-        """
-
-        def adapt(policy: Params) -> Params:
-            plain = merge_adapters(policy, shape)
-            if not self.model.lora_rank:
-                return plain
-            base = cast_params(plain, self.model.dtype)
-            return add_adapters(base, self.model, fold(self.config.seed, 6))
-
-        return self.placement.make(adapt, policy)
+        """A policy to start from: the same function as this one of another shape; see `adapt`."""
+        key = partial(fold, self.config.seed, 6)
+        return self.placement.make(lambda policy: adapt(policy, shape, self.model, key()), policy)
 
     def pack_turns(self, trajectories: Sequence[Trajectory]) -> tuple[Sequences, TurnRows]:
         """The turns of trajectories in packed sequences, as imitation reads them."""
@@ -179,8 +167,9 @@ def build_tokenizer(config: RunConfig, suite: Suite, folder: pathlib.Path | None
         return load_tokenizer(folder / TOKENIZER)
     if config.init is not None:
         return load_tokenizer(config.init / TOKENIZER)
-    if config.model.folder is not None:
-        return load_tokenizer(config.model.folder)
+    brought = config.model.folder or config.model.tokenizer
+    if brought is not None:
+        return load_tokenizer(brought)
     renderer = make_run_renderer(config, suite)
     demos = play_expert(config, suite, VOCABULARY_EPISODES, noise=0.2, seed=0)
     texts = (text for demo in demos for text in list_texts(renderer, demo))
@@ -225,6 +214,21 @@ def model_shape(
     )
 
 
+def check_weights(config: RunConfig) -> None:
+    """Refuse to train a published shape without weights, unless that is what is wanted.
+
+    Raises:
+      ConfigError: says which folder is missing.
+    """
+    m = config.model
+    if m.shape is not None and m.folder is None and not m.random_weights:
+        raise ConfigError(
+            f"model.shape is {m.shape} and model.folder is not given; expected --model.folder DIR, "
+            "a Hugging Face folder with config.json, tokenizer and safetensors of that model (or "
+            "--model.random-weights, for tests of speed and memory)"
+        )
+
+
 def join_processes(mesh: MeshConfig) -> None:
     """Meet the run's other processes, if it has any; before anything else is done with JAX."""
     given = (mesh.coordinator, mesh.num_processes, mesh.process_id)
@@ -244,7 +248,7 @@ def make_placement(mesh: MeshConfig) -> Placement:
     return Placement(meshes.make_mesh(*sizes))
 
 
-def check_placement(config: RunConfig, model: TransformerConfig, mesh: Mesh) -> None:
+def check_placement(config: RunConfig, model: TransformerConfig, mesh: Mesh | AbstractMesh) -> None:
     """Refuse what the mesh does not divide, before any device memory is taken.
 
     Raises:
@@ -258,7 +262,7 @@ def check_placement(config: RunConfig, model: TransformerConfig, mesh: Mesh) -> 
         raise MeshError(
             f"rollout.slots is {slots}; expected a multiple of the {processes} processes"
         )
-    own = meshes.local_mesh(mesh)
+    own = meshes.local_mesh(mesh) if isinstance(mesh, Mesh) else mesh
     what = "rollout.slots of each process"
     meshes.check_mesh(own, **heads, rows=slots // processes, what=what)
     meshes.shardings(abstract_params(model), mesh)
@@ -271,6 +275,7 @@ def check_checkpoint(folder: pathlib.Path, model: TransformerConfig) -> None:
 
 def build_agent(config: RunConfig, folder: pathlib.Path | None = None) -> Agent:
     """Everything a run needs but its parameters; `folder` is an existing run's, if any."""
+    check_weights(config)
     suite = make_suite(config.env.suite, **suite_options(config))
     tokenizer = build_tokenizer(config, suite, folder)
     p, r = config.prompt, config.rollout
@@ -304,17 +309,23 @@ def build_agent(config: RunConfig, folder: pathlib.Path | None = None) -> Agent:
         strict_format=p.strict_format,
         rewrite_on_keep=p.rewrite_on_keep,
     )
-    learner = Learner(
+    learner = make_learner(config, model)
+    if placement.mesh is not None or model.dtype != "float32":
+        rollout = SharedRollout(rollout, placement)
+    return Agent(config, suite, prompter, model, workers, rollout, learner, max_turns, placement)
+
+
+def make_learner(config: RunConfig, model: TransformerConfig) -> Learner:
+    """The learner of a run."""
+    return Learner(
         model,
         credit=config.credit,
         critic=config.critic,
         ppo=config.ppo,
-        group_size=r.group_size,
-        temperature=r.temperature,
+        group_size=config.rollout.group_size,
+        temperature=config.rollout.temperature,
+        score_sequences=min(64, 2 * config.ppo.micro_sequences or 64),
     )
-    if placement.mesh is not None or model.dtype != "float32":
-        rollout = SharedRollout(rollout, placement)
-    return Agent(config, suite, prompter, model, workers, rollout, learner, max_turns, placement)
 
 
 def _check_milestones(config: RunConfig, suite: Suite) -> None:

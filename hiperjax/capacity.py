@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from hiperjax_kernels.logprobs import CHUNK
 from jax.sharding import AbstractMesh, AxisType
 
 from hiperjax import mesh as meshes
@@ -52,20 +53,24 @@ class Workload:
     """One iteration, by its sizes."""
 
     turns: int
-    """Turns collected and learned from: rows of the batch."""
+    """Turns collected and learned from."""
     prompt_tokens: int
     """Mean prompt of a turn."""
     reply_tokens: int
     """Mean reply of a turn."""
     prompt_limit: int
-    """Longest prompt; with the longest reply, the length of a cache slot and of a padded row."""
+    """Longest prompt; with the longest reply, the length of a cache slot."""
     reply_limit: int
     slots: int
     """Episodes decoded side by side, on all devices together."""
     minibatch_rows: int
-    """Rows of an optimizer step."""
+    """Rows of an optimizer step: packed sequences of turns."""
     micro_rows: int
     """Rows of one forward and backward pass, on all devices together."""
+    row_length: int = 0
+    """Tokens of a row; 0: the longest prompt with the longest reply, one turn a row."""
+    row_replies: int = 0
+    """Reply tokens of a row; 0: the longest reply."""
     epochs: int = 1
 
 
@@ -102,11 +107,15 @@ class Plan:
         return sum(item.amount for item in self.times)
 
 
+class PlanError(ValueError):
+    """Something that cannot be planned for."""
+
+
 def parse_device(name: str) -> tuple[Device, int]:
     """`h200` is one, `v5e-8` and `h100-8` are eight."""
     match = re.fullmatch(r"([a-z]\w*?)(?:-(\d+))?", name)
     if match is None or match[1] not in DEVICES or match[2] == "0":
-        raise ValueError(
+        raise PlanError(
             f"device {name!r}; expected one of {', '.join(DEVICES)}, with -COUNT for several"
         )
     return DEVICES[match[1]], int(match[2] or 1)
@@ -159,7 +168,8 @@ def activation_bytes(
     rotation and six wide arrays of the MLP; XLA's attention keeps scores and weights of every head
     and pair of tokens, cuDNN's does not. With `remat="full"` only inputs of layers are kept and one
     layer at a time is recomputed, beside a third of it in gradients; `dots` keeps projections too.
-    Logits exist at reply positions, in float32: themselves, their log-softmax, their gradient.
+    Logits exist at reply positions and for a chunk of the vocabulary at a time, in float32:
+    themselves, their exponentials, their gradient.
     """
     size = jnp.dtype(config.dtype).itemsize
     heads, width = config.num_heads / tensor, config.num_heads * config.head_dim / tensor
@@ -176,7 +186,7 @@ def activation_bytes(
         "full": boundary + 1.3 * tokens * token,
         "dots": boundary + dots + 1.3 * tokens * token,
     }[config.remat]
-    return layers + 3 * 4 * rows * reply * config.vocab_size / tensor
+    return layers + 3 * 4 * rows * reply * min(config.vocab_size, CHUNK) / tensor
 
 
 # -- floors ----------------------------------------------------------------------------------------
@@ -220,7 +230,8 @@ def _times(
     rows = forward_flops(config, prompts + replies, context, replies)
     trunk = forward_flops(config, prompts + replies, context, 0)
     second = critic in ("separate", "lora")
-    passes = 1 + reference
+    # The sampler's log-probs serve as the old ones; a critic on the policy's trunk reads its pass.
+    score = reference * rows + (trunk if second else rows)
     # Frozen weights need no gradient of their own; recomputation is one more forward pass.
     factor = (2 if config.lora_rank else 3) + (config.remat == "full")
     update = load.epochs * factor * (rows + (trunk if second else 0))
@@ -229,8 +240,8 @@ def _times(
         Item("decode", steps * step, f"{steps:,.0f} steps of {1e3 * step:.2f} ms, no idle slot"),
         Item(
             "score",
-            (passes * rows + (trunk if second else 0)) / rate,
-            f"{passes} log-prob passes" + (", one of values" if second else ""),
+            score / rate,
+            "values" + ", and log-probs under the reference" * reference,
         ),
         Item("update", update / rate, f"{load.epochs} epochs, {factor} x forward"),
     )
@@ -266,10 +277,11 @@ def _others(
     trained = _count_on_device(partition(params)[0] if config.lora_rank else params, mesh)
     ways, tensor = meshes.row_ways(mesh), mesh.shape["tensor"]
     length = load.prompt_limit + load.reply_limit
+    row, replies = load.row_length or length, load.row_replies or load.reply_limit
     whole = _count_on_device(abstract_params(dataclasses.replace(config, lora_rank=0)), mesh)
     amounts = {
         "separate": (12.0 * whole, "a network of its own: float32 and Adam"),
-        "lora": (12.0 * trained, "adapters of its own on the frozen weights"),
+        "lora": (12.0 * trained, "adapters of its own on the frozen weights, and Adam"),
         "shared": (12.0 * 3 * config.hidden_size, "heads on the policy's trunk"),
         "features": (12.0 * 3 * config.hidden_size, "heads fitted by least squares"),
     }
@@ -278,12 +290,12 @@ def _others(
     copies = 2 if load.micro_rows < load.minibatch_rows else 1
     own_slots, own_rows = load.slots / ways, max(1, load.micro_rows // ways)
     cache = own_slots * length * cache_bytes_per_token(config) / tensor
-    activations = activation_bytes(config, own_rows, length, load.reply_limit, tensor)
+    activations = activation_bytes(config, own_rows, row, replies, tensor)
     return [
         Item(f"critic: {critic}", amount, why),
         Item("gradients", 4.0 * copies * largest, "float32" + ", and their sum" * (copies > 1)),
         Item("cache", cache, f"{own_slots:g} slots of {length} tokens"),
-        Item("activations", activations, f"{own_rows} rows of {length}, remat {config.remat}"),
+        Item("activations", activations, f"{own_rows} rows of {row}, remat {config.remat}"),
     ]
 
 
@@ -294,8 +306,8 @@ def plan(
     *,
     critic: Critic = "separate",
     reference: bool = True,
-    reference_dtype: str = "float32",
-    frozen_dtype: str = "bfloat16",
+    reference_dtype: str | None = None,
+    frozen_dtype: str | None = None,
     fsdp: int = 1,
     tensor: int = 1,
     title: str = "",
@@ -308,17 +320,17 @@ def plan(
       load: sizes of an iteration.
       critic: what the value heads stand on.
       reference: whether a KL term keeps the starting policy (adapters: the base itself, free).
-      reference_dtype: of that copy.
-      frozen_dtype: of the base below adapters.
+      reference_dtype: of that copy; default: the compute dtype.
+      frozen_dtype: of the base below adapters; default: the compute dtype.
 
     Raises:
-      ValueError: an unknown device, a mesh that does not divide, adapters asked of a plain policy.
+      PlanError: an unknown device, a mesh that does not divide, adapters asked of a plain policy.
     """
     if critic == "lora" and not config.lora_rank:
-        raise ValueError("critic 'lora' shares the policy's frozen base; set lora_rank")
+        raise PlanError("critic 'lora' shares the policy's frozen base; set lora_rank")
     kind, count = parse_device(device)
     if count % (fsdp * tensor):
-        raise ValueError(f"{device}: fsdp={fsdp} x tensor={tensor} does not divide {count} devices")
+        raise PlanError(f"{device}: fsdp={fsdp} x tensor={tensor} does not divide {count} devices")
     sizes = (count // (fsdp * tensor), fsdp, tensor)
     mesh = AbstractMesh(sizes, meshes.AXES, (AxisType.Auto,) * 3)
     meshes.check_mesh(
@@ -327,6 +339,7 @@ def plan(
         num_kv_heads=config.num_kv_heads,
         rows=load.micro_rows,
     )
+    reference_dtype, frozen_dtype = reference_dtype or config.dtype, frozen_dtype or config.dtype
     memory = _weights(config, mesh, jnp.dtype(frozen_dtype).itemsize)
     if reference and not config.lora_rank:
         held = _count_on_device(abstract_params(config), mesh)
@@ -349,6 +362,7 @@ def render(plan: Plan) -> str:
     lines += [f"  {verdict}", "", "an iteration, at the roofline"]
     lines += [f"  {x.name:<20}{x.amount:>9.2f} s    {x.why}" for x in plan.times]
     lines.append(
-        f"  {'together':<20}{plan.seconds:>9.2f} s    a floor: no padding, no communication"
+        f"  {'together':<20}{plan.seconds:>9.2f} s    a floor: no padding, no communication (nor "
+        "any prefix shared)"
     )
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from hiperjax.config import ConfigError, RunConfig
+from hiperjax.config import ConfigError, MeshConfig, RunConfig
 from hiperjax.presets import DEFAULT, PRESETS
 
 Positional = tyro.conf.Positional
@@ -42,9 +42,13 @@ def _read_config(command: str, args: Sequence[str]) -> RunConfig:
 
 def train(args: Sequence[str]) -> int:
     """Train from a preset (first argument; default household-tiny), or --resume RUN."""
+    from hiperjax.assembly import load_config
     from hiperjax.trainer import train as run
 
     if "--resume" in args:
+        follows = args[args.index("--resume") + 1 :]
+        named = bool(follows) and not follows[0].startswith("-")
+        own = load_config(pathlib.Path(follows[0])).mesh if named else MeshConfig()
 
         @dataclasses.dataclass(frozen=True)
         class Resume:
@@ -52,9 +56,11 @@ def train(args: Sequence[str]) -> int:
 
             resume: pathlib.Path
             """Run folder."""
+            mesh: MeshConfig = own
+            """Its own, unless others are given: a run may go on with other devices."""
 
         wish = tyro.cli(Resume, args=args, prog="hiperjax train")
-        run(RunConfig(), resume=wish.resume)
+        run(RunConfig(mesh=wish.mesh), resume=wish.resume)
         return 0
     run(_read_config("train", args))
     return 0
@@ -132,7 +138,7 @@ def games(args: Sequence[str]) -> int:
 
 
 def convert(args: Sequence[str]) -> int:
-    """Convert checkpoints: hf-to-orbax, orbax-to-hf."""
+    """Convert checkpoints: hf-to-orbax, orbax-to-hf, run-to-hf."""
     from hiperjax.tools import convert as run
 
     return tyro.cli(run, args=args, prog="hiperjax convert")
@@ -148,15 +154,16 @@ def plan(args: Sequence[str]) -> int:
 
         device: str
         """Name and count: h200, h100, a100-80, v5e-8, ..."""
-        turns: float = 23.0
-        """Mean turns of an episode."""
+        turns: float | None = None
+        """Mean turns of an episode; none means 0.46 of the limit, as the official logs have it."""
 
     name, rest = _split_preset(args)
     wish, overrides = tyro.cli(
         Wish, args=rest, prog=f"hiperjax plan {name}", return_unknown_args=True
     )
     config = _read_config("plan", [name, *overrides])
-    print(plan_capacity(config, wish.device, vocab_size=128, turns=wish.turns))
+    turns = 0.46 * (config.env.max_turns or 50) if wish.turns is None else wish.turns
+    print(plan_capacity(config, wish.device, vocab_size=128, turns=turns))
     return 0
 
 

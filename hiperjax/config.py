@@ -46,8 +46,12 @@ class ModelConfig:
     folder: pathlib.Path | None = None
     """Hugging Face checkpoint folder; its config and tokenizer then replace the sizes below."""
     shape: str | None = None
-    """Published architecture by name (qwen2.5-1.5b, qwen3-4b, ...), for plans and speed tests with
-    random weights; replaces the sizes below."""
+    """Published architecture by name (qwen2.5-1.5b, qwen3-4b, ...), for plans, and with
+    random_weights for speed tests; replaces the sizes below."""
+    random_weights: bool = False
+    """Run a published shape with random weights, which learn nothing useful."""
+    tokenizer: pathlib.Path | None = None
+    """Tokenizer folder for random weights; none trains one on the suite's words."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of activations and matrix products."""
     remat: Literal["none", "dots", "full"] = "none"

@@ -36,6 +36,8 @@ RULES: tuple[tuple[str, P], ...] = (
 )
 """The end of a leaf's dotted path -> how its axes are split. Layers are stacked on axis 0.
 
+An embedding whose vocabulary does not divide, as a small trained one may not, is split by features.
+
 Optimizer state has the same paths below its own names, so it is placed like its parameters. What no
 rule names (counters, value heads) is copied to every device.
 """
@@ -138,6 +140,8 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     def place_leaf(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         name = _dotted(path)
         spec = spec_of(name)
+        if name.endswith("embedding") and leaf.shape[0] % _ways(mesh, spec[0]):
+            spec = P(*reversed(spec))
         for size, axes in zip(leaf.shape, spec, strict=False):
             ways = _ways(mesh, axes)
             if size % ways:

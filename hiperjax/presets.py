@@ -1,6 +1,7 @@
 """Named starting points: each differs from the defaults only in what it names."""
 
 import dataclasses
+from typing import Any
 
 from hiperjax.config import (
     CreditConfig,
@@ -81,6 +82,46 @@ _ALFWORLD_SMALL = dataclasses.replace(
     target=None,
 )
 
+_OFFICIAL_CREDIT = CreditConfig(estimator="hae_paper", keep_penalty=0.3, consistency_penalty=0.3)
+_OFFICIAL_CRITIC = CriticConfig(warmup_epochs=1, value_clip=0.5)
+
+
+def _published(shape: str, **model: Any) -> ModelConfig:
+    return ModelConfig(shape=shape, dtype="bfloat16", remat="full", **model)
+
+
+_ALFWORLD_QWEN = RunConfig(
+    env=EnvConfig(suite="alfworld", max_turns=50),
+    model=_published("qwen2.5-1.5b"),
+    rollout=RolloutConfig(slots=128),
+    credit=_OFFICIAL_CREDIT,
+    critic=_OFFICIAL_CRITIC,
+    ppo=PpoConfig(micro_sequences=4),
+    eval=EvalConfig(splits=("valid_seen",), temperature=0.4),
+)
+
+_ALFWORLD_QWEN_LORA = dataclasses.replace(
+    _ALFWORLD_QWEN,
+    model=_published("qwen2.5-7b", lora_rank=32, lora_alpha=64.0),
+    critic=dataclasses.replace(_OFFICIAL_CRITIC, kind="lora", learning_rate=1e-4),
+    ppo=dataclasses.replace(_ALFWORLD_QWEN.ppo, learning_rate=1e-5),
+)
+
+_WEBSHOP_QWEN = dataclasses.replace(
+    _ALFWORLD_QWEN,
+    env=EnvConfig(suite="webshop", size="full", profile="hiper", max_turns=15),
+    prompt=PromptConfig(prompt_length=4096),
+    credit=dataclasses.replace(
+        _OFFICIAL_CREDIT,
+        reward_scale=1.0,
+        keep_penalty=3.0,
+        consistency_penalty=0.1,
+        bootstrap="none",
+    ),
+    ppo=PpoConfig(micro_sequences=2, sequence_length=4608),
+    eval=EvalConfig(splits=("validation",), temperature=0.4, max_tasks=500),
+)
+
 PRESETS: dict[str, tuple[str, RunConfig]] = {
     name: (about, dataclasses.replace(config, preset=name))
     for name, about, config in (
@@ -103,6 +144,26 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
             "alfworld-small",
             "official ALFWorld games (--env.games DIR), a small transformer from random weights",
             _ALFWORLD_SMALL,
+        ),
+        (
+            "alfworld-qwen2.5-1.5b",
+            "the paper's ALFWorld run: Qwen2.5-1.5B-Instruct (--model.folder DIR, --env.games DIR)",
+            _ALFWORLD_QWEN,
+        ),
+        (
+            "alfworld-qwen2.5-7b-lora",
+            "the same with Qwen2.5-7B-Instruct by adapters, learning rates ten times the paper's",
+            _ALFWORLD_QWEN_LORA,
+        ),
+        (
+            "alfworld-qwen3-1.7b",
+            "the same with Qwen3-1.7B, all of it trained",
+            dataclasses.replace(_ALFWORLD_QWEN, model=_published("qwen3-1.7b")),
+        ),
+        (
+            "webshop-qwen2.5-1.5b",
+            "the paper's WebShop run as it was logged (--model.folder DIR; --env.data DIR)",
+            _WEBSHOP_QWEN,
         ),
     )
 }

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from hiperjax.assembly import model_shape
+from hiperjax.checkpoint import Which
 from hiperjax.config import RunConfig
 from hiperjax.envs.alfworld.export import write_games
 from hiperjax.envs.alfworld.games import find_games_folder, format_stats, load_library
@@ -115,20 +116,29 @@ def games_generate(
 
 
 def convert(
-    direction: Annotated[Literal["hf-to-orbax", "orbax-to-hf"], Positional],
+    direction: Annotated[Literal["hf-to-orbax", "orbax-to-hf", "run-to-hf"], Positional],
     source: Folder,
     target: Folder,
     /,
+    *,
+    which: Which = "best",
 ) -> int:
     """Convert a checkpoint folder; what is exported loads in transformers.
 
     Args:
-      direction: from what to what.
+      direction: from what to what; a run's policy is exported with its adapters merged.
       source: folder to read.
       target: folder to write; must be new or empty.
+      which: of a run's states.
     """
     from hiperjax.models.convert import convert_hf_to_orbax, convert_orbax_to_hf
 
+    if direction == "run-to-hf":
+        from hiperjax.export import export_run
+
+        export_run(source, target, which=which)
+        print(f"{source}, {which} state -> {target}")
+        return 0
     run = convert_hf_to_orbax if direction == "hf-to-orbax" else convert_orbax_to_hf
     run(source, target)
     print(f"{source} -> {target}")
@@ -154,12 +164,20 @@ def plan_capacity(config: RunConfig, device: str, *, vocab_size: int, turns: flo
         prompt_limit=prompt.prompt_length,
         reply_limit=prompt.reply_length,
         slots=r.slots,
-        minibatch_rows=p.minibatch_sequences * p.sequence_turns,
-        micro_rows=(p.micro_sequences or p.minibatch_sequences) * p.sequence_turns,
+        minibatch_rows=p.minibatch_sequences,
+        micro_rows=p.micro_sequences or p.minibatch_sequences,
+        row_length=p.sequence_length,
+        row_replies=p.sequence_turns * min(48, prompt.reply_length),
         epochs=p.epochs,
     )
-    kind = "separate" if config.critic.kind == "separate" else "shared"
-    model = model_shape(config, vocab_size)
-    title = f"{config.preset} on {device}, episodes of {turns:g} turns"
-    reference = config.ppo.kl_coefficient != 0
-    return render(plan(model, device, load, critic=kind, reference=reference, title=title))
+    found = plan(
+        model_shape(config, vocab_size),
+        device,
+        load,
+        critic=config.critic.kind,
+        reference=config.ppo.kl_coefficient != 0,
+        fsdp=config.mesh.fsdp,
+        tensor=config.mesh.tensor,
+        title=f"{config.preset}, episodes of {turns:g} turns,",
+    )
+    return render(found)

@@ -44,6 +44,13 @@ def test_help_of_train_tells_each_field(capsys):
         (["evaluate", "nowhere"], "expected a run folder"),
         (["train", "--resume", "nowhere"], "expected a run folder"),
         (["verify", "everything"], "expected one of hae"),
+        (["train", "alfworld-qwen2.5-1.5b"], "expected --model.folder DIR"),
+        (["train", "--model.folder", "nowhere"], "nowhere: no such folder"),
+        (["train", "--model.shape", "gpt-9", "--model.random-weights"], "expected one of qwen2.5"),
+        (["train", "--model.lora-rank", "4", "--critic.kind", "separate"], "saves nothing"),
+        (["train", "--mesh.data", "7"], "must be positive, their product the number of devices"),
+        (["train", "--mesh.coordinator", "localhost:1"], "expected all three or none"),
+        (["plan", "--device", "abacus"], "expected one of a100"),
         (["train", "alfworld-small", "--env.games", "nowhere"], "nowhere"),
     ],
 )
@@ -55,6 +62,28 @@ def test_mistakes_end_with_one_line_and_code_two(capsys, argv, message):
 def test_an_unknown_flag_is_refused(capsys):
     code, out, err = run(capsys, "train", "--credit.lambda-magic", "1")
     assert code == 2 and "lambda-magic" in out + err
+
+
+@pytest.mark.parametrize(
+    ("preset", "critic"),
+    [
+        ("alfworld-qwen2.5-1.5b", "critic: separate"),
+        ("alfworld-qwen2.5-7b-lora", "critic: lora"),
+        ("alfworld-qwen3-1.7b", "critic: separate"),
+        ("webshop-qwen2.5-1.5b", "critic: separate"),
+    ],
+)
+def test_published_presets_are_planned_and_fit_one_h200(capsys, preset, critic):
+    code, out, _ = run(capsys, "plan", preset, "--device", "h200")
+    assert code == 0 and critic in out and "  fits\n" in out
+
+
+def test_plans_follow_the_mesh_and_refuse_what_it_does_not_divide(capsys):
+    argv = ("plan", "alfworld-qwen2.5-1.5b", "--device", "v5e-8", "--mesh.fsdp", "8")
+    code, _, err = run(capsys, *argv)
+    assert code == 1 and "8 does not divide 4 rows" in err
+    code, out, _ = run(capsys, *argv, "--ppo.micro-sequences", "8")
+    assert code == 0 and "data=1 fsdp=8 tensor=1" in out
 
 
 def test_capacity_is_planned_before_anything_is_launched(capsys):

@@ -23,8 +23,8 @@ WORDLESS_LINES = 8
 GROUND = {"types", "config", "metrics", "mesh", "models", "kernels"}
 HALL = GROUND | {"presets", "envs", "checkpoint", "acting", "learning", "processes"}
 WALK = HALL | {
-    "assembly", "capacity", "evaluation", "inspection", "play", "progress", "tools", "transcript",
-    "verification",
+    "assembly", "capacity", "evaluation", "export", "inspection", "play", "progress", "tools",
+    "transcript", "verification",
 }  # fmt: skip
 MAY_IMPORT: Mapping[str, set[str]] = {
     **{room: set() for room in GROUND},
@@ -33,7 +33,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "envs": {"types"},
     "checkpoint": {"types"},
     "transcript": {"types"},
-    "capacity": {"mesh", "models"},
+    "capacity": {"kernels", "mesh", "models"},
     "play": {"envs", "types"},
     "processes": {"acting", "mesh", "models", "types"},
     "tools": WALK,
@@ -41,6 +41,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "acting": {"envs", "models", "types"},
     "assembly": HALL,
     "evaluation": HALL,
+    "export": HALL | {"assembly"},
     "inspection": WALK,
     "progress": HALL | {"evaluation"},
     "trainer": WALK,

@@ -1,5 +1,7 @@
 """The learner: rows to values, credit, update; traced once; blind to padding and micro-batching."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,14 @@ from hiperjax.learning.batches import decision_scores, map_used, run_sequences
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.minibatches import make_order
 from hiperjax.learning.packing import pack, pack_final_prompts
-from hiperjax.models.transformer import TransformerConfig, forward, init_params, logits
+from hiperjax.models.lora import add_adapters, partition
+from hiperjax.models.transformer import (
+    TransformerConfig,
+    cast_params,
+    forward,
+    init_params,
+    logits,
+)
 
 MODEL = TransformerConfig(
     vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2,
@@ -24,13 +33,13 @@ POLICY = init_params(MODEL, jax.random.key(0))
 BATCH = make_batch(5, [3, 5, 1, 4])
 
 
-def make_learner(kind="features", *, credit=None, group_size=1, **ppo):
+def make_learner(kind="features", *, credit=None, group_size=1, model=MODEL, **ppo):
     settings = dict(
         learning_rate=1e-2, minibatch_sequences=4, kl_coefficient=0.0, entropy_coefficient=0.0,
         weight_decay=0.0,
     )  # fmt: skip
     return Learner(
-        MODEL,
+        model,
         credit=credit or CreditConfig(gamma=0.9, reward_scale=1.0),
         critic=CriticConfig(kind=kind, random_features=8, learning_rate=1e-2),
         ppo=PpoConfig(**(settings | ppo)),
@@ -209,6 +218,70 @@ def test_the_critic_is_warm_before_the_first_policy_step(kind):
     assert np.isfinite(float(metrics["policy_loss"]))
     if kind == "features":
         assert float(jnp.abs(assigned(learner)[4].v_term).max()) > 0
+
+
+ADAPTED = dataclasses.replace(MODEL, lora_rank=2, lora_alpha=4.0, dtype="bfloat16")
+
+
+def adapted_policy():
+    base = cast_params(POLICY, ADAPTED.dtype)
+    return add_adapters(base, ADAPTED, jax.random.key(7))
+
+
+@pytest.mark.parametrize("kind", ["lora", "shared"])
+def test_adapters_alone_are_trained(kind):
+    """Gradients, optimizer state and, in the lora critic, a second set exist for them alone."""
+    learner = make_learner(kind, model=ADAPTED, kl_coefficient=0.1, micro_sequences=2)
+    policy = adapted_policy()
+    adapters, base = jax.tree.map(np.asarray, partition(policy))
+    state = learner.init(policy, jax.random.key(1))
+    assert state.reference is None, "the base is the reference"
+    count = len(jax.tree.leaves(adapters))
+    moments = [x for x in jax.tree.leaves(state.optimizer) if x.ndim]
+    assert len(moments) == 2 * count and {x.dtype for x in moments} == {jnp.dtype("float32")}
+    batch, final = packed()
+    first = learner.score(state, batch, final, np.int32(batch.count))
+    np.testing.assert_array_equal(first.ref_logprobs, first.logprobs)
+    trunk = None if kind == "shared" else jax.tree.map(np.asarray, state.critic.trunk)
+    state, metrics = learner.learn(state, batch, final, key=jax.random.key(0))
+    moved, kept = partition(state.policy)
+    chex.assert_trees_all_equal(kept, base)
+    assert {x.dtype for x in jax.tree.leaves(kept)} == {jnp.dtype("bfloat16")}
+    changed = [np.abs(a - b).max() > 0 for a, b in zip(*map(jax.tree.leaves, (moved, adapters)),
+                                                      strict=True)]  # fmt: skip
+    assert sum(changed) >= count // 2, "B moves at once, A once B is not zero"
+    assert np.isfinite(float(metrics["policy_loss"])) and metrics["skipped_steps"] == 0
+    if trunk is not None:
+        assert jax.tree.structure(state.critic.trunk) == jax.tree.structure(adapters)
+        fitted = jax.tree.leaves(state.critic.trunk)
+        assert any(np.abs(a - b).max() > 0 for a, b in zip(fitted, jax.tree.leaves(trunk),
+                                                          strict=True))  # fmt: skip
+    after = learner.score(state, batch, final, np.int32(batch.count))
+    np.testing.assert_array_equal(after.ref_logprobs, first.logprobs)
+    assert np.abs(after.logprobs - after.ref_logprobs).max() > 0
+
+
+def test_the_lora_critic_does_not_move_the_policy():
+    credit = CreditConfig(weight_low=0.0, weight_high=0.0, weight_term=0.0)
+    learner = make_learner("lora", credit=credit, model=ADAPTED)
+    policy = adapted_policy()
+    before = jax.tree.map(np.asarray, policy)
+    batch, final = packed()
+    state = learner.init(policy, jax.random.key(1))
+    state, _ = learner.learn(state, batch, final, key=jax.random.key(0))
+    chex.assert_trees_all_close(state.policy, before, atol=1e-7)
+    assert float(jnp.abs(state.critic.heads["kernel"]).max()) > 0, "the critic did learn"
+
+
+def test_the_reference_is_kept_in_the_dtype_it_is_used_in():
+    model = dataclasses.replace(MODEL, dtype="bfloat16")
+    learner = make_learner(model=model, kl_coefficient=0.1)
+    state = fresh(learner)
+    assert {x.dtype for x in jax.tree.leaves(state.reference)} == {jnp.dtype("bfloat16")}
+    assert {x.dtype for x in jax.tree.leaves(state.policy)} == {jnp.dtype("float32")}
+    batch, final = packed()
+    scores = learner.score(state, batch, final, np.int32(batch.count))
+    np.testing.assert_array_equal(scores.ref_logprobs, scores.logprobs)
 
 
 def test_malformed_turns_take_the_term_value_and_stay_out_of_the_low_fit():

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from hiperjax.models.lora import (
+    adapt,
     add_adapters,
     base_config,
     combine,
     init_adapters,
     merge_adapters,
     partition,
+    split_trained,
 )
 from hiperjax.models.shapes import SHAPES
 from hiperjax.models.transformer import (
@@ -69,6 +71,27 @@ def test_merged_parameters_are_the_same_function():
     assert jax.tree.structure(merged) == jax.tree.structure(abstract_params(BASE))
     assert jnp.abs(_scores(params, CONFIG) - _scores(partition(params)[1], BASE)).max() > 0.1
     np.testing.assert_allclose(_scores(merged, BASE), _scores(params, CONFIG), atol=2e-4)
+
+
+@pytest.mark.parametrize("source", [CONFIG, BASE], ids=["adapters", "plain"])
+def test_a_policy_is_adapted_to_another_shape(source):
+    """The function stays; the base takes the compute dtype, what is trained stays float32."""
+    params = _trained() if source.lora_rank else init_params(BASE, jax.random.key(0))
+    for wanted in (dataclasses.replace(CONFIG, lora_rank=2), BASE):
+        adapted = adapt(params, source, wanted, jax.random.key(9))
+        assert jax.tree.structure(adapted) == jax.tree.structure(abstract_params(wanted))
+        np.testing.assert_allclose(_scores(adapted, wanted), _scores(params, source), atol=2e-4)
+    half = dataclasses.replace(CONFIG, dtype="bfloat16")
+    adapters, base = partition(adapt(params, source, half, jax.random.key(9)))
+    assert {x.dtype for x in jax.tree.leaves(adapters)} == {jnp.dtype("float32")}
+    assert {x.dtype for x in jax.tree.leaves(base)} == {jnp.dtype("bfloat16")}
+
+
+def test_split_and_combine_are_inverse_with_and_without_adapters():
+    for params, config in ((_trained(), CONFIG), (init_params(BASE, jax.random.key(0)), BASE)):
+        trained, frozen = split_trained(params, config)
+        jax.tree.map(np.testing.assert_array_equal, combine(trained, frozen), params)
+        assert bool(frozen) == bool(config.lora_rank)
 
 
 def test_merged_adapters_are_exported(tmp_path):

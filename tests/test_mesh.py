@@ -14,6 +14,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from hiperjax import mesh as meshes
+from hiperjax.mesh import MeshError
 from hiperjax.models.shapes import SHAPES
 from hiperjax.models.transformer import TransformerConfig, abstract_params, init_params
 from hiperjax.models.weights import load_params, save_params
@@ -153,9 +154,11 @@ def test_sizes_multiply_to_the_devices():
 
 def test_meshes_that_do_not_divide_are_refused():
     mesh = jax.sharding.AbstractMesh((2, 2, 2), meshes.AXES)
-    leaf = {"embedding": jax.ShapeDtypeStruct((6, 4), np.float32)}
-    with pytest.raises(ValueError, match=r"4 ways, does not divide size 6 of embedding"):
+    leaf = {"embedding": jax.ShapeDtypeStruct((6, 5), np.float32)}
+    with pytest.raises(MeshError, match=r"4 ways, does not divide size 5 of embedding"):
         meshes.shardings(leaf, mesh)
+    leaf = {"embedding": jax.ShapeDtypeStruct((6, 4), np.float32)}
+    assert meshes.shardings(leaf, mesh)["embedding"].spec == P(None, ("tensor", "fsdp"))
     model = {"num_heads": 12, "num_kv_heads": 3}
     with pytest.raises(ValueError, match="3 key-value heads"):
         meshes.check_mesh(mesh, **model, rows=8)

@@ -6,17 +6,30 @@ import pathlib
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from hiperjax.assembly import build_agent, load_config, restore_run, save_config
 from hiperjax.checkpoint import CheckpointError, Checkpoints
-from hiperjax.config import ConfigError, EnvConfig, RunConfig, validate
+from hiperjax.config import (
+    ConfigError,
+    CriticConfig,
+    EnvConfig,
+    ModelConfig,
+    RunConfig,
+    validate,
+)
 from hiperjax.envs.base import Step, Suite
 from hiperjax.envs.workers import InlineWorkers
+from hiperjax.export import export_run
 from hiperjax.inspection import evaluate_run
 from hiperjax.learning.learner import find_estimator
 from hiperjax.metrics import METRICS, Recorder, Timer, read_lines, wilson_interval
+from hiperjax.models.convert import load_checkpoint
+from hiperjax.models.lora import merge_adapters, partition
+from hiperjax.models.tokenizers import load_tokenizer
+from hiperjax.models.transformer import forward, logits
 from hiperjax.presets import PRESETS
 from hiperjax.trainer import TrainingStopped, choose_tasks, collect, open_run, train
 
@@ -80,6 +93,71 @@ def test_another_run_can_start_from_this_ones_start(finished, tmp_path):
     for a, b in zip(
         jax.tree.leaves(restore_run(folder, "last")[1].policy), jax.tree.leaves(start), strict=True
     ):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory) -> pathlib.Path:
+    """A finished run of two iterations that trained adapters, with a critic of the same kind."""
+    return train(lora(tmp_path_factory.mktemp("lora") / "whole"))
+
+
+def lora(out: pathlib.Path, iterations: int = 2) -> RunConfig:
+    config = small(out)
+    return dataclasses.replace(
+        config,
+        iterations=iterations,
+        checkpoint_every=1,
+        eval=dataclasses.replace(config.eval, every=1),
+        model=dataclasses.replace(config.model, lora_rank=2),
+        critic=CriticConfig(kind="lora", warmup_epochs=1, learning_rate=1e-2),
+        ppo=dataclasses.replace(config.ppo, kl_coefficient=0.01, learning_rate=1e-2),
+    )
+
+
+def test_a_run_of_adapters_keeps_its_base_and_resumes_bit_for_bit(adapted, tmp_path):
+    start, last = (restore_run(adapted, which)[1] for which in ("start", "last"))
+    (fresh, base), (trained, kept) = partition(start.policy), partition(last.policy)
+    for a, b in zip(jax.tree.leaves(base), jax.tree.leaves(kept), strict=True):
+        np.testing.assert_array_equal(a, b)
+    pairs = list(zip(jax.tree.leaves(fresh), jax.tree.leaves(trained), strict=True))
+    assert all(np.abs(np.asarray(a) - np.asarray(b)).max() > 0 for a, b in pairs)
+    records = read_lines(adapted / METRICS)
+    assert records[1]["kl_reference"] >= 0 and records[2]["kl_reference"] > 0
+    folder = tmp_path / "cut"
+    train(lora(folder, iterations=1))
+    save_config(lora(folder), folder)
+    train(RunConfig(), resume=folder)
+    assert (folder / METRICS).read_text() == (adapted / METRICS).read_text()
+    whole, again = (restore_run(path, "last")[1] for path in (adapted, folder))
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_exported_run_is_the_same_function_for_others(adapted, tmp_path):
+    """Adapters merged, the embedding's scale spelled out: a plain Qwen2 folder."""
+    folder = tmp_path / "hf"
+    export_run(adapted, folder, which="last")
+    agent, state = restore_run(adapted, "last")
+    shape, params = load_checkpoint(folder)
+    assert shape.lora_rank == 0 and not shape.embedding_scale
+    tokens = jnp.arange(24, dtype=jnp.int32).reshape(2, 12)
+    ours, theirs = (
+        logits(p, c, forward(p, c, tokens, lengths=jnp.full(2, 12)))
+        for p, c in ((state.policy, agent.model), (params, shape))
+    )
+    np.testing.assert_allclose(ours, theirs, atol=2e-4)
+    assert len(load_tokenizer(folder)) == len(agent.prompter.tokenizer)
+    with pytest.raises(FileExistsError, match="not empty"):
+        export_run(adapted, folder)
+
+
+def test_a_run_of_adapters_can_start_from_one_without(finished, tmp_path):
+    config = dataclasses.replace(lora(tmp_path / "next", iterations=0), init=finished)
+    agent, state = restore_run(train(config), "last")
+    source = restore_run(finished, "start")[1].policy
+    merged = merge_adapters(state.policy, agent.model)
+    for a, b in zip(jax.tree.leaves(merged), jax.tree.leaves(source), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -171,6 +249,9 @@ def test_task_order_is_a_function_of_position():
         (dict(rollout=dataclasses.replace(BASE.rollout, temperature=0.0)), "training must sample"),
         (dict(model=dataclasses.replace(BASE.model, num_heads=5)), "multiple of"),
         (dict(ppo=dataclasses.replace(BASE.ppo, micro_sequences=5)), "micro_sequences 5"),
+        (dict(critic=CriticConfig(kind="lora")), "critic.kind is lora, model.lora_rank 0"),
+        (dict(critic=CriticConfig(), model=ModelConfig(lora_rank=4)), "expected critic.kind lora"),
+        (dict(model=ModelConfig(lora_rank=4, lora_alpha=0.0)), "a positive alpha"),
         (dict(env=EnvConfig(suite="alfworld"), prompt=BASE.prompt), "128"),
     ],
 )

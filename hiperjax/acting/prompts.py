@@ -264,5 +264,8 @@ class Prompter:
         if getattr(self.tokenizer, "chat_template", None) is None:
             return text
         return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+            [{"role": "user", "content": text}],
+            add_generation_prompt=True,
+            tokenize=False,
+            enable_thinking=False,  # Qwen3: the reply is the three blocks and nothing before
         )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from hiperjax_kernels.attention import Implementation
 
+from hiperjax.models.errors import ModelError
 from hiperjax.models.hf_config import read_hf, write_hf
 from hiperjax.models.rope import RopeScaling
 
@@ -63,17 +64,17 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(
+            raise ModelError(
                 f"{self.num_heads} query heads over {self.num_kv_heads} key-value heads; expected "
                 "a multiple"
             )
         if self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim}; rotary positions need an even one")
+            raise ModelError(f"head_dim {self.head_dim}; rotary positions need an even one")
         unknown = set(self.lora_targets) - set(LORA_TARGETS)
         if unknown:
-            raise ValueError(f"lora_targets {sorted(unknown)}; expected some of {LORA_TARGETS}")
+            raise ModelError(f"lora_targets {sorted(unknown)}; expected some of {LORA_TARGETS}")
         if self.windowed_layers and self.sliding_window < 1:
-            raise ValueError("windowed_layers given without a sliding_window of at least 1")
+            raise ModelError("windowed_layers given without a sliding_window of at least 1")
 
     @classmethod
     def from_hf(cls, source: str | pathlib.Path | Mapping[str, Any], **changes: Any):
@@ -87,10 +88,10 @@ class TransformerConfig:
         """Content of a `config.json`; the inverse of `from_hf`.
 
         Raises:
-          ValueError: Qwen2 and Qwen3 have no word for this architecture.
+          ModelError: Qwen2 and Qwen3 have no word for this architecture.
         """
         if self.embedding_scale or self.qkv_bias == self.qk_norm:
-            raise ValueError(
+            raise ModelError(
                 "to_hf: expected Qwen2 (qkv_bias, no qk_norm) or Qwen3 (qk_norm, no qkv_bias), "
                 f"without embedding_scale; found qkv_bias={self.qkv_bias}, "
                 f"qk_norm={self.qk_norm}, embedding_scale={self.embedding_scale}"

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from hiperjax.models.errors import ModelError
 from hiperjax.models.rope import RopeScaling
 
 MODEL_TYPES = ("qwen2", "qwen3")
@@ -28,11 +29,11 @@ def read_hf(source: str | pathlib.Path | Mapping[str, Any]) -> dict[str, Any]:
     raw, where = _load(source)
     kind = raw.get("model_type")
     if kind not in MODEL_TYPES:
-        raise ValueError(f"{where}: model_type {kind!r}; expected one of {MODEL_TYPES}")
+        raise ModelError(f"{where}: model_type {kind!r}; expected one of {MODEL_TYPES}")
     if raw.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"{where}: hidden_act {raw['hidden_act']!r}; expected 'silu'")
+        raise ModelError(f"{where}: hidden_act {raw['hidden_act']!r}; expected 'silu'")
     if kind == "qwen3" and raw.get("attention_bias", False):
-        raise ValueError(f"{where}: attention_bias is set; no Qwen3 checkpoint has one")
+        raise ModelError(f"{where}: attention_bias is set; no Qwen3 checkpoint has one")
     fields = _dimensions(raw, where) | _rope(raw, where) | _window(raw)
     return fields | {"qkv_bias": kind == "qwen2", "qk_norm": kind == "qwen3"}
 
@@ -49,16 +50,16 @@ def _load(source: str | pathlib.Path | Mapping[str, Any]) -> tuple[Mapping[str, 
     try:
         raw = json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error}); is the download complete?") from error
+        raise ModelError(f"{path}: not JSON ({error}); is the download complete?") from error
     if not isinstance(raw, dict):
-        raise ValueError(f"{path}: a JSON {type(raw).__name__}; expected an object")
+        raise ModelError(f"{path}: a JSON {type(raw).__name__}; expected an object")
     return raw, str(path)
 
 
 def _dimensions(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     missing = [name for name in DIMENSIONS.values() if not isinstance(raw.get(name), int)]
     if missing:
-        raise ValueError(f"{where}: no whole number for {', '.join(missing)}")
+        raise ModelError(f"{where}: no whole number for {', '.join(missing)}")
     fields: dict[str, Any] = {ours: raw[theirs] for ours, theirs in DIMENSIONS.items()}
     fields["num_kv_heads"] = raw.get("num_key_value_heads") or fields["num_heads"]
     fields["head_dim"] = raw.get("head_dim") or fields["hidden_size"] // fields["num_heads"]
@@ -77,7 +78,7 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     if kind == "default":
         return {"rope_theta": float(theta)}
     if kind not in ROPE_FIELDS:
-        raise ValueError(f"{where}: rope_type {kind!r}; expected default, {', '.join(ROPE_FIELDS)}")
+        raise ModelError(f"{where}: rope_type {kind!r}; expected default, {', '.join(ROPE_FIELDS)}")
     scaling: dict[str, Any] = {"kind": kind, "factor": float(rope["factor"])}
     if kind != "linear":
         length = raw.get("max_position_embeddings", 32_768)
@@ -85,7 +86,7 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     present = [name for name in ROPE_FIELDS[kind] if rope.get(name) is not None]
     scaling |= {name: float(rope[name]) for name in present}
     if {"mscale", "mscale_all_dim"} & rope.keys() or rope.get("truncate") is False:
-        raise ValueError(f"{where}: yarn with mscale or truncate=false is not supported")
+        raise ModelError(f"{where}: yarn with mscale or truncate=false is not supported")
     return {"rope_theta": float(theta), "rope_scaling": RopeScaling(**scaling)}
 
 

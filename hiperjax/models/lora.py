@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from hiperjax.models.transformer import Params, TransformerConfig, init_params
+from hiperjax.models.transformer import Params, TransformerConfig, cast_params, init_params
 
 ADAPTER_LEAVES = ("lora_a", "lora_b")
 
@@ -68,12 +68,18 @@ def add_adapters(params: Params, config: TransformerConfig, key: Key[Array, ""])
     return combine(init_adapters(config, key), params)
 
 
-def restart_adapters(params: Params, config: TransformerConfig, key: Key[Array, ""]) -> Params:
-    """The same function as a base with fresh adapters: what the old ones learned joins the base.
+def adapt(
+    params: Params, source: TransformerConfig, config: TransformerConfig, key: Key[Array, ""]
+) -> Params:
+    """The same function in another shape: what `source` has of adapters is merged; with a
+    `lora_rank`, `config` makes of it the frozen base, in the compute dtype, of fresh ones.
 
-    The base keeps its dtype, so in bfloat16 a part of what was learned is rounded away.
+    In bfloat16 a part of what merged adapters had learned is rounded away.
     """
-    return add_adapters(merge_adapters(params, config), config, key)
+    plain = merge_adapters(params, source)
+    if not config.lora_rank:
+        return plain
+    return add_adapters(cast_params(plain, config.dtype), config, key)
 
 
 def merge_adapters(params: Params, config: TransformerConfig) -> Params:

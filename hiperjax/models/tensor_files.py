@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from hiperjax.models.errors import ModelError
+
 DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype(np.float16),
@@ -45,14 +47,14 @@ def _read_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER):
-            raise ValueError(
+            raise ModelError(
                 f"{path}: {size} bytes, too few for its header; the file is truncated or no "
                 "safetensors file: download it again"
             )
         try:
             header = json.loads(file.read(length))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: its header is not JSON; no safetensors file?") from error
+            raise ModelError(f"{path}: its header is not JSON; no safetensors file?") from error
     return header, 8 + length
 
 
@@ -60,7 +62,7 @@ def read_entries(path: pathlib.Path) -> dict[str, TensorEntry]:
     """Every tensor of one file, checked against the file's size; no tensor is read.
 
     Raises:
-      ValueError: a truncated file, or a tensor whose dtype or byte range makes no sense.
+      ModelError: a truncated file, or a tensor whose dtype or byte range makes no sense.
     """
     header, start = _read_header(path)
     size = path.stat().st_size
@@ -69,16 +71,16 @@ def read_entries(path: pathlib.Path) -> dict[str, TensorEntry]:
         if name == "__metadata__":
             continue
         if entry["dtype"] not in DTYPES:
-            raise ValueError(
+            raise ModelError(
                 f"{path}: tensor {name} has dtype {entry['dtype']}; expected one of "
                 f"{', '.join(DTYPES)} (quantized checkpoints cannot be trained)"
             )
         dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
         first, end = entry["data_offsets"]
         if end - first != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"{path}: tensor {name} {shape} {dtype} spans {end - first} bytes")
+            raise ModelError(f"{path}: tensor {name} {shape} {dtype} spans {end - first} bytes")
         if start + end > size:
-            raise ValueError(
+            raise ModelError(
                 f"{path}: tensor {name} ends at byte {start + end}, the file at {size}; the file "
                 "is truncated: download it again"
             )
@@ -105,7 +107,7 @@ def find_tensors(folder: str | pathlib.Path) -> dict[str, TensorEntry]:
         entries |= read_entries(folder / name)
     lost = sorted(set(where) - set(entries))
     if lost:
-        raise ValueError(f"{index}: names {lost[0]} and {len(lost) - 1} more that no file holds")
+        raise ModelError(f"{index}: names {lost[0]} and {len(lost) - 1} more that no file holds")
     return entries
 
 

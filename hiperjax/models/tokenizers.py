@@ -16,6 +16,8 @@ from tokenizers import Regex as TokenizerRegex
 from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from hiperjax.models.errors import ModelError
+
 UNKNOWN, PAD, END_OF_TURN = "<unk>", "<pad>", "<end>"
 FILES = ("tokenizer.json", "tokenizer_config.json")
 
@@ -25,7 +27,7 @@ def load_tokenizer(folder: str | pathlib.Path) -> PreTrainedTokenizerFast:
 
     Raises:
       FileNotFoundError: the folder, or a tokenizer in it, is absent.
-      ValueError: it has no fast tokenizer, or none of the special tokens a sampler needs.
+      ModelError: it has no fast tokenizer, or none of the special tokens a sampler needs.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
@@ -39,12 +41,12 @@ def load_tokenizer(folder: str | pathlib.Path) -> PreTrainedTokenizerFast:
         )
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ValueError(
+        raise ModelError(
             f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer; expected one that "
             "reads tokenizer.json"
         )
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"{folder}: no eos_token in {FILES[1]}; name the token that ends a turn")
+        raise ModelError(f"{folder}: no eos_token in {FILES[1]}; name the token that ends a turn")
     return tokenizer
 
 
@@ -52,7 +54,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> Non
     """Refuse a tokenizer with ids the model has no embedding for (models may have spare rows)."""
     largest = max(tokenizer.get_vocab().values())
     if largest >= vocab_size:
-        raise ValueError(
+        raise ModelError(
             f"tokenizer {tokenizer.name_or_path or '(in memory)'}: largest token id {largest}, but "
             f"the model has {vocab_size} embeddings; use the tokenizer of the same checkpoint"
         )
@@ -68,10 +70,10 @@ def _phrase_pattern(phrases: Sequence[str]) -> str:
 def _check_pieces(special_tags: Sequence[str], phrases: Sequence[str]) -> None:
     for tag in special_tags:
         if not tag or any(c.isspace() for c in tag):
-            raise ValueError(f"special tag {tag!r}: expected a non-empty string without blanks")
+            raise ModelError(f"special tag {tag!r}: expected a non-empty string without blanks")
     for phrase in phrases:
         if phrase != " ".join(phrase.split()) or " " not in phrase:
-            raise ValueError(f"phrase {phrase!r}: expected two or more words, one blank between")
+            raise ModelError(f"phrase {phrase!r}: expected two or more words, one blank between")
 
 
 def _count_pieces(
@@ -109,7 +111,7 @@ def train_tokenizer(
     specials = [PAD, UNKNOWN, END_OF_TURN]
     room = max_vocab - len(specials) - len(tags)
     if room < 1:
-        raise ValueError(
+        raise ModelError(
             f"max_vocab {max_vocab} leaves no room for words beside {len(specials) + len(tags)} "
             "special tokens and tags; raise it"
         )

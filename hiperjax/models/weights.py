@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Sharding, SingleDeviceSharding
 
 from hiperjax.models.architecture import TransformerConfig
+from hiperjax.models.errors import ModelError
 from hiperjax.models.heads import NUM_HEADS, Heads, init_heads
 from hiperjax.models.tensor_files import (
     TensorEntry,
@@ -104,13 +105,13 @@ def check_tensors(entries: dict[str, TensorEntry], config: TransformerConfig, wh
     found = {n for n in entries if n not in ignored and not n.endswith("rotary_emb.inv_freq")}
     for kind, names in (("missing", expected.keys() - found), ("unknown", found - expected.keys())):
         if names:
-            raise ValueError(
+            raise ModelError(
                 f"{where}: {kind} tensor {min(names)} (one of {len(names)}); do config.json and "
                 "weights belong to the same checkpoint?"
             )
     for name, shape in expected.items():
         if entries[name].shape != shape:
-            raise ValueError(
+            raise ModelError(
                 f"{where}: tensor {name} has shape {entries[name].shape}; config.json makes it "
                 f"{shape}"
             )
@@ -150,7 +151,7 @@ def load_params(
       shardings: one `Sharding` a leaf, in the tree of the parameters; default: the first device.
     """
     if config.lora_rank:
-        raise ValueError("load_params: config has adapters; load without, then add_adapters")
+        raise ModelError("load_params: config has adapters; load without, then add_adapters")
     folder = pathlib.Path(folder)
     entries = find_tensors(folder)
     check_tensors(entries, config, str(folder))
@@ -193,7 +194,7 @@ def save_params(
       tokenizer: folder whose tokenizer files are copied beside.
     """
     if config.lora_rank:
-        raise ValueError("save_params: config has adapters; merge_adapters first")
+        raise ModelError("save_params: config has adapters; merge_adapters first")
     folder = pathlib.Path(folder)
     description = config.to_hf() | {"dtype": np.dtype(dtype or params["embedding"].dtype).name}
     folder.mkdir(parents=True, exist_ok=True)
@@ -256,5 +257,5 @@ def load_heads(folder: str | pathlib.Path, num_features: int) -> Heads:
     expected = {"kernel": (num_features, NUM_HEADS), "bias": (NUM_HEADS,)}
     found = {name: entry.shape for name, entry in entries.items()}
     if found != expected:
-        raise ValueError(f"{path}: tensors {found}; expected {expected}")
+        raise ModelError(f"{path}: tensors {found}; expected {expected}")
     return {name: jax.numpy.asarray(np.array(entry.open())) for name, entry in entries.items()}

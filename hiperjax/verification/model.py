@@ -19,6 +19,10 @@ from hiperjax.models.transformer import Params, TransformerConfig, forward, logi
 FIELDS = ("input_ids", "attention_mask", "logits")
 
 
+class ReferenceFileError(ValueError):
+    """Recorded logits that cannot be compared with."""
+
+
 def _read_reference(path: pathlib.Path, vocab_size: int) -> dict[str, np.ndarray]:
     """The arrays of a reference file, their names and shapes checked."""
     if not path.is_file():
@@ -27,24 +31,26 @@ def _read_reference(path: pathlib.Path, vocab_size: int) -> dict[str, np.ndarray
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path}: not an .npz file ({error})") from error
+        raise ReferenceFileError(f"{path}: not an .npz file ({error})") from error
     if missing := set(FIELDS) - arrays.keys():
-        raise ValueError(f"{path}: no {', '.join(sorted(missing))}; found {sorted(arrays)}")
+        raise ReferenceFileError(f"{path}: no {', '.join(sorted(missing))}; found {sorted(arrays)}")
     shape = arrays["input_ids"].shape
     if len(shape) != 2:
-        raise ValueError(f"{path}: input_ids has shape {shape}; expected [N, L]")
+        raise ReferenceFileError(f"{path}: input_ids has shape {shape}; expected [N, L]")
     expected = {"input_ids": shape, "attention_mask": shape, "logits": (*shape, vocab_size)}
     for name, wanted in expected.items():
         if arrays[name].shape != wanted:
-            raise ValueError(
+            raise ReferenceFileError(
                 f"{path}: {name} has shape {arrays[name].shape}; expected {wanted} (the "
                 f"checkpoint's vocabulary is {vocab_size})"
             )
     if not arrays["attention_mask"].any():
-        raise ValueError(f"{path}: attention_mask is zero everywhere; nothing to compare")
+        raise ReferenceFileError(f"{path}: attention_mask is zero everywhere; nothing to compare")
     largest = int(arrays["input_ids"].max())
     if largest >= vocab_size or arrays["input_ids"].min() < 0:
-        raise ValueError(f"{path}: input_ids up to {largest}; the vocabulary is {vocab_size}")
+        raise ReferenceFileError(
+            f"{path}: input_ids up to {largest}; the vocabulary is {vocab_size}"
+        )
     return arrays
 
 
