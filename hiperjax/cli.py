@@ -1,10 +1,13 @@
 """Console script `hiperjax`: one function a command; heavy imports wait until one is chosen."""
 
 import dataclasses
+import hashlib
 import os
 import pathlib
+import platform
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from typing import Annotated
 
 import tyro
@@ -167,6 +170,13 @@ def plan(args: Sequence[str]) -> int:
     return 0
 
 
+def bench(args: Sequence[str]) -> int:
+    """Run some iterations of a run or preset and print where slots and seconds went."""
+    from hiperjax.bench import bench as run
+
+    return tyro.cli(run, args=args, prog="hiperjax bench")
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "imitate": imitate,
@@ -177,6 +187,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "games": games,
     "convert": convert,
     "plan": plan,
+    "bench": bench,
 }
 
 
@@ -186,6 +197,30 @@ def _usage() -> str:
         f"  {name:<10}{(run.__doc__ or '').splitlines()[0]}" for name, run in COMMANDS.items()
     ]
     return "\n".join(lines)
+
+
+def keep_compiled_programs() -> None:
+    """Let JAX keep compiled programs in a private folder, one a kind of machine and version.
+
+    `JAX_COMPILATION_CACHE_DIR` chooses another folder; set empty, nothing is kept.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    cpu = pathlib.Path("/proc/cpuinfo")
+    flags = [x for x in cpu.read_text().splitlines() if x.startswith("flags")][:1] if (
+        cpu.exists()
+    ) else [platform.processor()]  # fmt: skip
+    versions = [metadata.version(name) for name in ("jax", "jaxlib")]
+    kind = hashlib.sha256(repr([platform.machine(), flags, versions]).encode()).hexdigest()[:12]
+    folder = cache / "hiperjax" / f"xla-{kind}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:  # a read-only home costs compilations, not the run
+        print(f"hiperjax: compiled programs are not kept: {error}", file=sys.stderr)
+        return
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -199,6 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    keep_compiled_programs()
     try:
         code = COMMANDS[args[0]](args[1:])
     except (UsageError, ConfigError, FileNotFoundError, FileExistsError) as error:

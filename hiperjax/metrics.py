@@ -12,6 +12,8 @@ import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+import jax
+import jax.monitoring
 import numpy as np
 from tensorboardX import SummaryWriter
 
@@ -54,19 +56,47 @@ def _rewind(path: pathlib.Path, iteration: int) -> None:
     path.write_text("".join(json.dumps(r) + "\n" for r in kept))
 
 
+class _Compiler:
+    """Seconds that XLA has compiled in this process, as JAX reports them."""
+
+    seconds = 0.0
+    listens = False
+
+    @classmethod
+    def listen(cls) -> None:
+        if not cls.listens:
+            jax.monitoring.register_event_duration_secs_listener(cls._hear)
+            cls.listens = True
+
+    @classmethod
+    def _hear(cls, event: str, duration_secs: float, **_: object) -> None:
+        if event.endswith(("backend_compile_duration", "jaxpr_to_mlir_module_duration")):
+            cls.seconds += duration_secs
+
+
 class Timer:
-    """Seconds spent in named phases of an iteration."""
+    """Wall seconds since it was made, in named phases; compiling is a phase of its own, taken out
+    of the one it happens in."""
 
     def __init__(self) -> None:
+        _Compiler.listen()
         self.seconds: dict[str, float] = collections.defaultdict(float)
+        self._start = time.perf_counter()
+
+    @property
+    def elapsed(self) -> float:
+        return time.perf_counter() - self._start
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), _Compiler.seconds
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            compiled = _Compiler.seconds - before
+            self.seconds[name] += time.perf_counter() - start - compiled
+            if compiled:
+                self.seconds["compile"] += compiled
 
 
 class Recorder:

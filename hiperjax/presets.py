@@ -41,6 +41,7 @@ _TINY_PPO = PpoConfig(
     sequence_length=136,
     sequence_turns=3,
     minibatch_sequences=56,
+    micro_sequences=4,
     kl_coefficient=0.0,
     entropy_coefficient=0.0,
 )

@@ -5,6 +5,7 @@ import datetime
 import functools
 import pathlib
 import signal
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -38,13 +39,14 @@ from hiperjax.learning.imitation import (
     start_imitation,
 )
 from hiperjax.learning.state import TrainState
+from hiperjax.ledger import Ledger, count_pass, count_rollout, keep_books
 from hiperjax.metrics import Recorder, Timer, Unrecorded
 from hiperjax.models.lora import combine, split_trained
 from hiperjax.models.transformer import Params
 from hiperjax.processes import exchange, is_first
 from hiperjax.progress import Progress
 from hiperjax.transcript import write_samples
-from hiperjax.types import Trajectory
+from hiperjax.types import PackedBatch, Trajectory
 
 
 class TrainingStopped(RuntimeError):
@@ -69,6 +71,8 @@ class Run:
     target_seconds: float | None
     seconds: float
     """wall time of earlier sessions of this run"""
+    saving: float = 0.0
+    """seconds spent on checkpoints since the last record"""
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -251,7 +255,9 @@ def collect(run: Run, timer: Timer) -> RolloutResult:
     return result
 
 
-def learn(run: Run, trajectories: Sequence[Trajectory], timer: Timer) -> dict[str, float]:
+def learn(
+    run: Run, trajectories: Sequence[Trajectory], timer: Timer
+) -> tuple[PackedBatch, dict[str, float]]:
     """One iteration's learning from its trajectories."""
     config = run.agent.config
     with timer.phase("pack"):
@@ -261,18 +267,38 @@ def learn(run: Run, trajectories: Sequence[Trajectory], timer: Timer) -> dict[st
         shared = run.agent.placement.share((batch, final))
         run.state, metrics = run.agent.learner.learn(run.state, *shared, key=key)
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    used = batch.sequences.token_mask[: batch.count]
-    metrics["padding_share"] = 1 - float(used.mean())
-    return metrics
+    return batch, metrics
 
 
-def iterate(run: Run) -> None:
-    """Collect, learn, record."""
+def account(
+    run: Run, result: RolloutResult, batch: PackedBatch, passes: dict[str, float], timer: Timer
+) -> Ledger:
+    """The iteration's books so far; its timer has been running since it began."""
+    p, seconds = run.agent.config.ppo, timer.seconds
+    prefix = len(run.agent.prompter.shared_prefix)
+    micro, size = p.micro_sequences or p.minibatch_sequences, p.minibatch_sequences
+    slots = count_rollout(result.stats) | {
+        "score": count_pass(batch, prefix, micro).times(passes["score"]),
+        "update": count_pass(batch, prefix, micro, size).times(passes["update"]),
+    }
+    environment = result.seconds["environment"]
+    rollout = max(0.0, seconds["rollout"] - environment - result.seconds["host"])
+    clocked = {name: seconds.get(name, 0.0) for name in ("compile", "checkpoint", "evaluate")}
+    clocked["environment"] = environment
+    device = {"rollout": rollout, "update": seconds["update"]}
+    whole = timer.elapsed + run.saving
+    clocked["host"] = whole - sum(clocked.values()) - sum(device.values())
+    return keep_books(slots, clocked, device)
+
+
+def iterate(run: Run) -> Ledger:
+    """Collect, learn, record; returns where the time went."""
     timer = Timer()
     config = run.agent.config
     result = collect(run, timer)
     health = describe(result.trajectories)
-    metrics = learn(run, result.trajectories, timer) | health
+    batch, metrics = learn(run, result.trajectories, timer)
+    metrics |= health
     stats = dataclasses.asdict(result.stats)
     metrics |= {"failed_episodes": len(result.failures)} | {k: float(v) for k, v in stats.items()}
     run.iteration += 1
@@ -280,7 +306,12 @@ def iterate(run: Run) -> None:
         write_samples(run.folder, run.iteration, result.trajectories, run.agent.prompter.tokenizer)
     if run.iteration % config.eval.every == 0 or run.iteration == config.iterations:
         metrics |= run_evaluation(run, timer)
-    run.recorder.write(run.iteration, metrics, timer.seconds)
+    passes = {name: metrics.pop(f"passes/{name}") for name in ("score", "update")}
+    timer.seconds["checkpoint"] = run.saving
+    ledger = account(run, result, batch, passes, timer)
+    run.saving = 0.0
+    timings = timer.seconds | {f"ledger/{kind}": s for kind, s in ledger.seconds.items()}
+    run.recorder.write(run.iteration, metrics | ledger.metrics(), timings)
     run.progress.iteration(run.iteration, metrics, timer.seconds)
     warning = warn_of_collapse(health["switch_share"], health["episode_length"])
     if warning:
@@ -292,6 +323,7 @@ def iterate(run: Run) -> None:
             "non-finite gradient and were skipped; the parameters before them are saved in "
             f"{run.folder}; lower ppo.learning_rate"
         )
+    return ledger
 
 
 def run_evaluation(run: Run, timer: Timer) -> dict[str, float]:
@@ -327,7 +359,9 @@ def _note_score(run: Run, result: Evaluation) -> None:
 
 def save(run: Run, *, best: bool) -> None:
     """Checkpoint the state after `run.iteration` iterations."""
+    started = time.perf_counter()
     run.checkpoints.save(run.iteration, run.state, meta=run.meta, best=best)
+    run.saving += time.perf_counter() - started
 
 
 def evaluate_and_save(run: Run) -> None:

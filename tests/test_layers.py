@@ -23,8 +23,8 @@ WORDLESS_LINES = 8
 GROUND = {"types", "config", "metrics", "mesh", "models", "kernels"}
 HALL = GROUND | {"presets", "envs", "checkpoint", "acting", "learning", "processes"}
 WALK = HALL | {
-    "assembly", "capacity", "evaluation", "export", "inspection", "play", "progress", "tools",
-    "transcript", "verification",
+    "assembly", "capacity", "evaluation", "export", "inspection", "ledger", "play", "progress",
+    "tools", "transcript", "verification",
 }  # fmt: skip
 MAY_IMPORT: Mapping[str, set[str]] = {
     **{room: set() for room in GROUND},
@@ -43,12 +43,14 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "evaluation": HALL,
     "export": HALL | {"assembly"},
     "inspection": WALK,
+    "ledger": {"acting", "types"},
+    "bench": WALK | {"presets", "trainer"},
     "progress": HALL | {"evaluation"},
     "trainer": WALK,
     "report": WALK,
     "verify": WALK,
     "verification": HALL,
-    "cli": WALK | {"trainer", "report", "verify"},
+    "cli": WALK | {"bench", "trainer", "report", "verify"},
     "experiments": WALK | {"trainer", "report", "verify"},
 }
 """Room -> other rooms it may import. The kernels' room is the package `hiperjax_kernels`."""
@@ -67,6 +69,7 @@ TAKES_CONFIG = (
     "hiperjax.assembly",  # the trainer's first half: from a config to the objects of a run
     "hiperjax.tools",  # the command line's other half
     "hiperjax.learning.learner",
+    "hiperjax.bench",
     "hiperjax.cli",
     "experiments",
 )

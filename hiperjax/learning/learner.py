@@ -47,7 +47,14 @@ from hiperjax.learning.batches import (
 from hiperjax.learning.hierarchical import bootstrap_last_turn
 from hiperjax.learning.lab import compare_estimators, usable_estimators
 from hiperjax.learning.losses import LossInputs, Metrics, ppo_loss, switch_rate_loss, value_loss
-from hiperjax.learning.minibatches import global_norm, keep_where, make_order, run_steps
+from hiperjax.learning.minibatches import (
+    Counts,
+    accumulate,
+    global_norm,
+    keep_where,
+    make_order,
+    run_steps,
+)
 from hiperjax.learning.scoring import score_batch
 from hiperjax.learning.state import (
     CriticState,
@@ -62,9 +69,6 @@ from hiperjax.models.heads import random_features
 from hiperjax.models.lora import combine, split_trained
 from hiperjax.models.transformer import Params, TransformerConfig
 from hiperjax.types import FinalPrompts, PackedBatch
-
-Counts = tuple[Array, Array, Array]
-"""Reply tokens counted, places of each head, share of the minibatch in a micro-batch."""
 
 
 class Learner:
@@ -294,31 +298,6 @@ class Learner:
         out = value_loss(values, *places, counts[1], value_clip=self.critic.value_clip, heads=names)
         return out.loss, out.metrics
 
-    def _accumulate(self, loss_fn: Any, trained: Any, part: LearnerBatch) -> tuple[Any, Metrics]:
-        """Gradient and metrics of a minibatch, micro-batch by micro-batch."""
-        size = part.reply.shape[0]
-        micro = self.ppo.micro_sequences or size
-        if part.tokens is None:
-            places = part.value_mask.sum(axis=(0, 1))
-        else:
-            places = part.tokens.mask.sum()[None]
-        counts = (
-            jnp.maximum(part.loss_mask.sum(), 1).astype(jnp.float32),
-            jnp.maximum(places, 1).astype(jnp.float32),
-            jnp.float32(micro / size),
-        )
-        grad = jax.grad(loss_fn, has_aux=True)
-        if micro == size:
-            return grad(trained, part, counts)
-        split = jax.tree.map(lambda x: x.reshape(-1, micro, *x.shape[1:]), part)
-
-        def add(total: Any, piece: LearnerBatch) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, grad(trained, piece, counts)), None
-
-        shapes = jax.eval_shape(grad, trained, jax.tree.map(lambda x: x[0], split), counts)
-        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        return jax.lax.scan(add, zero, split)[0]
-
     @partial(jax.jit, static_argnames="self", donate_argnames="state")
     def update(
         self,
@@ -337,7 +316,9 @@ class Learner:
             part = jax.tree.map(lambda x: x[index], batch)
             policy, frozen = split_trained(state.policy, self.model)
             trained = (policy, state.critic.heads if heads else None)
-            grads, metrics = self._accumulate(partial(self._policy_loss, frozen), trained, part)
+            grads, metrics = accumulate(
+                partial(self._policy_loss, frozen), trained, part, self.ppo.micro_sequences
+            )
             norm = global_norm(grads)
             finite = jnp.isfinite(norm)
             stepped = self._apply(state, grads, heads)
@@ -390,7 +371,7 @@ class Learner:
         def step(carry: Any, index: Array) -> tuple[Any, Metrics]:
             trained, optimizer = carry
             part = jax.tree.map(lambda x: x[index], batch)
-            grads, metrics = self._accumulate(loss, trained, part)
+            grads, metrics = accumulate(loss, trained, part, self.ppo.micro_sequences)
             finite = jnp.isfinite(global_norm(grads))
             moves, moved = self.critic_optimizer.update(grads, optimizer, trained)
             new = (optax.apply_updates(trained, moves), moved)
@@ -410,7 +391,8 @@ class Learner:
         """Score, assign credit, fit the critic, update the policy: one iteration's learning."""
         number = int(state.batches)
         first = number == 0
-        scores = self.score_or_rescore(state, batch, final)
+        work = {"score": 0.0, "update": float(self.ppo.epochs)}
+        scores = self._score_counted(state, batch, final, work)
         state, prepared, inputs, metrics = self.assign(state, batch, scores)
         if self.credit.compare_every and number % self.credit.compare_every == 0:
             metrics |= self.compare(state, batch, inputs)
@@ -419,14 +401,27 @@ class Learner:
         fits = self.critic.warmup_epochs if first else self.ppo.epochs
         if self.trains_critic and (first or state.critic.trunk is not None) and fits:
             passes = order(jax.random.fold_in(key, 1), epochs=fits)
+            work["update"] += fits
             state, value_metrics = self.fit_critic(state, prepared, *passes)
             metrics |= value_metrics
             if first:  # the credit once more, now that the critic is warm
                 state = state._replace(batches=state.batches - 1)
-                scores = self.score_or_rescore(state, batch, final)
+                scores = self._score_counted(state, batch, final, work)
                 state, prepared, _, _ = self.assign(state, batch, scores)
         state, policy_metrics = self.update(state, prepared, *order(key, epochs=self.ppo.epochs))
+        metrics |= {f"passes/{name}": np.float32(count) for name, count in work.items()}
         return state, metrics | policy_metrics
+
+    def _score_counted(
+        self, state: TrainState, batch: PackedBatch, final: FinalPrompts, work: dict[str, float]
+    ) -> Scores:
+        """Scores, and how many passes over the batch they took, added to `work`."""
+        scores = self.score_or_rescore(state, batch, final)
+        work["score"] += 1 + (self.ppo.kl_coefficient != 0)
+        if state.critic.trunk is not None:
+            used = max(1, int(batch.count))
+            work["score"] += min(1.0, self.score_sequences / used) + bool(scores.rescored)
+        return scores
 
 
 def estimator_options(credit: CreditConfig) -> dict[str, Any]:

@@ -7,7 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from hiperjax.learning.batches import LearnerBatch
 from hiperjax.learning.losses import Metrics
+
+Counts = tuple[Array, Array, Array]
+"""Reply tokens counted, places of each head, share of the minibatch in a micro-batch."""
 
 
 def global_norm(tree: Any) -> Array:
@@ -62,3 +66,33 @@ def run_steps(step: Any, carry: Any, order: Array, steps: Array) -> tuple[Any, M
 
     carry, total = jax.lax.fori_loop(0, steps, body, (carry, zero))
     return carry, jax.tree.map(lambda x: x / jnp.maximum(steps, 1), total)
+
+
+def accumulate(loss_fn: Any, trained: Any, part: LearnerBatch, micro: int) -> tuple[Any, Metrics]:
+    """Gradient and metrics of a minibatch, micro-batch by micro-batch (0: all at once)."""
+    size = part.reply.shape[0]
+    micro = micro or size
+    if part.tokens is None:
+        places = part.value_mask.sum(axis=(0, 1))
+    else:
+        places = part.tokens.mask.sum()[None]
+    counts = (
+        jnp.maximum(part.loss_mask.sum(), 1).astype(jnp.float32),
+        jnp.maximum(places, 1).astype(jnp.float32),
+        jnp.float32(micro / size),
+    )
+    grad = jax.grad(loss_fn, has_aux=True)
+    if micro == size:
+        return grad(trained, part, counts)
+    split = jax.tree.map(lambda x: x.reshape(-1, micro, *x.shape[1:]), part)
+
+    # Padding stands last in a minibatch: micro-batches of nothing else are left out.
+    used = -(-part.sequences.token_mask.any(axis=1).sum() // micro)
+
+    def add(i: Array, total: Any) -> Any:
+        piece = jax.tree.map(lambda x: x[i], split)
+        return jax.tree.map(jnp.add, total, grad(trained, piece, counts))
+
+    shapes = jax.eval_shape(grad, trained, jax.tree.map(lambda x: x[0], split), counts)
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.fori_loop(0, used, add, zero)

@@ -25,6 +25,8 @@ from hiperjax.types import (
 )
 
 _SPANS = ("switch", "subgoal", "action")
+FEW_READS = 128
+"""Reply tokens a sequence up to which room is made for all there could be."""
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -114,7 +116,8 @@ def pack_turns(
     longest = max((len(t.response_ids) for t in turns), default=1)
     reply = max(reply_length, round_up(longest, 8))
     most = max((sum(len(turns[t].response_ids) for t in b) for b in layout.bins), default=1)
-    reads = min(per_sequence * reply, choose_capacity(most, -(-per_sequence * reply // 4)))
+    few = max(FEW_READS, -(-per_sequence * reply // 4))
+    reads = min(per_sequence * reply, choose_capacity(most, few))
     shape = room, layout.length + len(start)
     sequences, rows = _empty(shape, per_sequence, reply, reads)
     row_of = np.zeros(len(turns), np.int32)
