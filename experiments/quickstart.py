@@ -54,7 +54,8 @@ def summarize(run: pathlib.Path, split: str = "unseen") -> dict[str, float | Non
     records = read_lines(run / METRICS)
     scores = [r[f"eval/{split}/success"] for r in records if f"eval/{split}/success" in r]
     last = records[-10:]
-    seconds = [sum(v for k, v in r.items() if k != "iteration") for r in read_lines(run / TIMINGS)]
+    timings = read_lines(run / TIMINGS)
+    seconds = [sum(v for k, v in r.items() if k.startswith("ledger/")) for r in timings]
     target = json.loads((run / "config.json").read_text())["target"]
     meta = Checkpoints(run / "checkpoints").index["meta"]
     return {
