@@ -115,7 +115,10 @@ def sample(mesh, config, policy):
             **options,
         )  # fmt: skip
         rest = jnp.int32(count)
+        split = meshes.row_ways(own) * own.shape["tensor"]
+        assert state.cache.k.addressable_shards[0].data.size == state.cache.k.size // split
         state = sampler.advance(params, state, jnp.zeros(count, bool), rest, steps=8, **options)
+        assert state.cache.k.addressable_shards[0].data.size == state.cache.k.size // split
     return {"reply": state.reply, "logprobs": state.logprobs}
 
 

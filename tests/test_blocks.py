@@ -1,5 +1,6 @@
 """The Plan-Execute reply: rendering then parsing is the identity; anything else is defined data."""
 
+import functools
 import itertools
 import json
 
@@ -15,7 +16,8 @@ from hiperjax.acting.blocks import (
     parse_reply,
     render_reply,
 )
-from hiperjax.acting.pieces import ReplyBytes
+from hiperjax.acting.pieces import ReplyBytes, build_pieces
+from hiperjax.models.tokenizers import encode_with_offsets, load_tokenizer
 
 BYTES = tuple(bytes([b]) for b in range(256))
 words = st.lists(st.sampled_from(["find", "mug", "go", "to", "é", "1", "<", "杯"]), min_size=1)
@@ -131,6 +133,72 @@ def test_stop_is_the_token_that_completes_the_action_block():
 
 def test_normalized_subgoals_ignore_case_and_blanks():
     assert normalize_subgoal(" Find\n a  Mug ") == "find a mug"
+
+
+@functools.cache
+def qwen2(folder):
+    tokenizer = load_tokenizer(folder)
+    return tokenizer, build_pieces(tokenizer)
+
+
+replies = st.one_of(
+    st.builds(
+        render_reply,
+        st.booleans(),
+        st.lists(
+            st.sampled_from(["find a mug", "take it.", "desk 1", "é", "杯子", "🙂", "</", "\n"]),
+            min_size=1,
+        ).map(" ".join),
+        st.sampled_from(["go to desk 1", "look.", "take mug 1 from shelf 2", "search[red mug]"]),
+        separator=st.sampled_from(["", "\n", "\n\n", " "]),
+    ),
+    st.lists(st.sampled_from([*TAGS, "KEEP", "SWITCH", ">\n", ".</", " ", "mug", "\n", "é"]))
+    .map("".join),
+)  # fmt: skip
+
+
+def test_spans_with_the_real_qwen2_tokens(shared):
+    """Tokens fuse across a block's edge (">\\n", ".</"): a span is the tokens that overlap it, but
+    for one that two blocks share ("><"), which is the first one's."""
+    tokenizer, pieces = qwen2(shared("data/tokenizer/qwen2"))
+
+    @given(text=replies)
+    def check(text):
+        ids, offsets = encode_with_offsets(tokenizer, text)
+        assert b"".join(pieces[i] for i in ids) == text.encode(), "no byte is lost or changed"
+        blocks = parse_reply(pieces, ids.tolist(), current_subgoal="find a mug", first_turn=False)
+        by_bytes = parse_text(text)
+        for field in ("switch", "subgoal", "action", "well_formed", "keep_violation"):
+            assert getattr(blocks, field) == getattr(by_bytes, field), field
+        free = 0
+        for name in ("switch", "subgoal", "action"):
+            span, exact = getattr(blocks, f"{name}_span"), getattr(by_bytes, f"{name}_span")
+            if exact == ABSENT:
+                assert span == ABSENT
+                continue
+            first, last = (len(text.encode()[:at].decode()) for at in exact)
+            overlap = [i for i, (a, b) in enumerate(offsets) if a < last and b > first]
+            assert span == (max(overlap[0], free), overlap[-1] + 1), (text, name)
+            free = span[1]
+
+    check()
+
+
+@pytest.mark.parametrize("separator", ["", "\n", "\n\n"])
+def test_fused_qwen2_tokens_belong_to_the_block_they_end(shared, separator):
+    tokenizer, pieces = qwen2(shared("data/tokenizer/qwen2"))
+    text = render_reply(True, "find a mug.", "go to desk 1.", separator=separator)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    words = [pieces[i] for i in ids]
+    assert b".</" in words, "the end of a sentence fuses with the closing tag"
+    assert any(word.endswith(separator.encode()) and word.startswith(b">") for word in words)
+    blocks = parse_reply(pieces, ids, current_subgoal="", first_turn=True)
+    assert blocks.well_formed and blocks.subgoal == "find a mug." and blocks.action[-1] == "."
+    spans = [blocks.switch_span, blocks.subgoal_span, blocks.action_span]
+    assert spans[0][0] == 0 and spans[-1][1] == len(ids)
+    for (_, end), (start, _) in itertools.pairwise(spans):
+        assert end == start, "the newline went with the block before it, or there was none"
+    assert find_stop(pieces, ids) == len(ids)
 
 
 def test_spans_of_the_official_token_cases(shared):

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 import pytest
 
-from hiperjax.acting.rollout import RolloutResult, RolloutStats
+from hiperjax.acting.lanes import RolloutStats
+from hiperjax.acting.rollout import RolloutResult
 from hiperjax.assembly import check_placement, load_config, make_placement, restore_run
 from hiperjax.config import MeshConfig, RunConfig
 from hiperjax.envs.workers import EnvFailure
@@ -48,8 +49,8 @@ SETTINGS = {
     "imitation.check-every": 50,
 }
 """One layer of width 16; imitation until most replies are well-formed, and not all."""
-COSTS = {"prefill_slots", "decode_slots"}
-"""How well slots are filled depends on who shares them."""
+COSTS = {field.name for field in dataclasses.fields(RolloutStats)} - {"reply_tokens"}
+"""How well slots are filled depends on who shares them, and each process reads the prefix."""
 
 
 def start(out, devices, *extra):
@@ -141,9 +142,11 @@ def test_shares_are_disjoint_complete_and_even(monkeypatch, count, processes):
 
 def test_results_are_joined_in_the_order_of_processes():
     def result(name, tokens):
-        return RolloutResult([], [EnvFailure(name, "x")], RolloutStats(reply_tokens=tokens))
+        stats = RolloutStats(reply_tokens=tokens)
+        return RolloutResult([], [EnvFailure(name, "x")], stats, {"device": float(tokens)})
 
     both = join([result("a", 3), result("b", 4)])
+    assert both.seconds == {"device": 4.0}, "the slowest one's"
     assert [failure.task_id for failure in both.failures] == ["a", "b"]
     assert both.stats.reply_tokens == 7
 

@@ -58,6 +58,13 @@ def test_a_saved_folder_is_the_same_tokenizer(tmp_path):
     assert loaded.pad_token_id == TRAINED.pad_token_id
 
 
+def test_a_trained_tokenizer_beside_a_published_architecture_stays_itself(tmp_path):
+    TRAINED.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    text = "[a]go to the desk 1[/a]"
+    assert load_tokenizer(tmp_path).encode(text) == TRAINED.encode(text)
+
+
 def test_training_is_deterministic_and_bounded():
     texts = ["b b b a a c", "d"]
     small = train_tokenizer(texts, TAGS, max_vocab=7)

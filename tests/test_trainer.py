@@ -27,6 +27,7 @@ from hiperjax.inspection import evaluate_run
 from hiperjax.learning.learner import find_estimator
 from hiperjax.metrics import METRICS, Recorder, Timer, read_lines, wilson_interval
 from hiperjax.models.convert import load_checkpoint
+from hiperjax.models.errors import ModelError
 from hiperjax.models.lora import merge_adapters, partition
 from hiperjax.models.tokenizers import load_tokenizer
 from hiperjax.models.transformer import forward, logits
@@ -150,6 +151,72 @@ def test_an_exported_run_is_the_same_function_for_others(adapted, tmp_path):
     assert len(load_tokenizer(folder)) == len(agent.prompter.tokenizer)
     with pytest.raises(FileExistsError, match="not empty"):
         export_run(adapted, folder)
+
+
+@pytest.fixture(scope="module")
+def published(adapted, tmp_path_factory) -> pathlib.Path:
+    """A Hugging Face folder, as one would download it."""
+    folder = tmp_path_factory.mktemp("published") / "hf"
+    export_run(adapted, folder, which="last")
+    return folder
+
+
+def from_folder(folder: pathlib.Path, out: pathlib.Path, **model) -> RunConfig:
+    config = dataclasses.replace(small(out), iterations=0)
+    imitation = dataclasses.replace(config.imitation, steps=0)
+    return dataclasses.replace(
+        config, imitation=imitation, model=ModelConfig(folder=folder, **model)
+    )
+
+
+def test_a_run_starts_from_a_hugging_face_folder_and_outlives_it(published, tmp_path):
+    folder = tmp_path / "hf"
+    shutil.copytree(published, folder)
+    run = train(from_folder(folder, tmp_path / "run"))
+    shutil.rmtree(folder)
+    agent, state = restore_run(run, "start")
+    shape, params = load_checkpoint(published)
+    assert dataclasses.replace(agent.model, lora_alpha=shape.lora_alpha) == shape
+    for a, b in zip(jax.tree.leaves(state.policy), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def truncate(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def widen(folder):
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | {"intermediate_size": 32}))
+
+
+def shrink(folder):
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | {"vocab_size": raw["vocab_size"] - 1}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (truncate, ModelError, r"the file is truncated: download it again"),
+        (widen, ModelError, r"has shape .* config.json makes it"),
+        (shrink, ModelError, r"use the tokenizer of the same checkpoint"),
+        (lambda f: (f / "config.json").unlink(), FileNotFoundError, r"no such file; expected"),
+        (lambda f: (f / "tokenizer.json").unlink(), FileNotFoundError, r"no tokenizer\.json"),
+        (lambda f: (f / "model.safetensors").unlink(), FileNotFoundError, r"safetensors"),
+    ],
+)
+def test_a_bad_checkpoint_folder_is_refused_before_memory_is_taken(
+    published, tmp_path, spoil, error, message
+):
+    folder, out = tmp_path / "hf", tmp_path / "run"
+    shutil.copytree(published, folder)
+    spoil(folder)
+    before = len(jax.live_arrays())
+    with pytest.raises(error, match=message):
+        train(from_folder(folder, out))
+    assert len(jax.live_arrays()) <= before and not out.exists()
 
 
 def test_a_run_of_adapters_can_start_from_one_without(finished, tmp_path):

@@ -5,6 +5,7 @@ tokenizer folder.
 """
 
 import collections
+import json
 import pathlib
 from collections.abc import Iterable, Sequence
 
@@ -20,6 +21,8 @@ from hiperjax.models.errors import ModelError
 
 UNKNOWN, PAD, END_OF_TURN = "<unk>", "<pad>", "<end>"
 FILES = ("tokenizer.json", "tokenizer_config.json")
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes that take tokenizer.json as it is."""
 
 
 def load_tokenizer(folder: str | pathlib.Path) -> PreTrainedTokenizerFast:
@@ -39,7 +42,10 @@ def load_tokenizer(folder: str | pathlib.Path) -> PreTrainedTokenizerFast:
         raise FileNotFoundError(
             f"{folder}: no {' and no '.join(missing)}; copy them from the checkpoint"
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    described = json.loads((folder / FILES[1]).read_text()).get("tokenizer_class")
+    # Of a generic class AutoTokenizer would make the model's usual one, which splits other words.
+    kind = PreTrainedTokenizerFast if described in GENERIC else AutoTokenizer
+    tokenizer = kind.from_pretrained(folder, local_files_only=True)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(
             f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer; expected one that "

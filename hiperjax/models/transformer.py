@@ -112,10 +112,27 @@ def split_rows(x: Array, config: TransformerConfig) -> Array:
 
     Rows that do not divide are left to the compiler.
     """
-    sizes = dict(jax.sharding.get_abstract_mesh().shape) if config.row_axes else {}
-    if not sizes or x.shape[0] % math.prod(sizes[axis] for axis in config.row_axes):
+    axes = config.row_axes
+    if not axes or not _divides(x.shape[0], axes):
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(config.row_axes))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+
+
+def _divides(size: int, axes: tuple[str, ...]) -> bool:
+    """Whether these axes of the mesh in force divide a size; no mesh divides nothing."""
+    sizes = dict(jax.sharding.get_abstract_mesh().shape)
+    return bool(sizes) and size % math.prod(sizes[axis] for axis in axes) == 0
+
+
+def _split_cache(cache: KeyValues, config: TransformerConfig) -> KeyValues:
+    """Slots split like rows, heads over what axes are left: no device holds more than its part."""
+    if not config.row_axes:
+        return cache
+    others = jax.sharding.get_abstract_mesh().shape.keys() - set(config.row_axes)
+    _, slots, heads, *_ = cache.k.shape
+    parts = ((slots, config.row_axes), (heads, tuple(sorted(others))))
+    spec = PartitionSpec(None, *(axes if _divides(size, axes) else None for size, axes in parts))
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, spec), cache)
 
 
 def _windows(config: TransformerConfig) -> Int[Array, " layers"] | None:
@@ -304,6 +321,7 @@ def decode(
     layers = (params["layers"], indices, shared, _windows(config))
     x = _embed(params, config, token[:, None])
     (x, cache), _ = jax.lax.scan(body, (x, cache), layers, unroll=config.decode_unroll)
+    cache = _split_cache(cache, config)
     return rms_norm(x, params["final_norm"]["scale"], config.norm_eps)[:, 0], cache
 
 
@@ -321,6 +339,16 @@ def logits(
 
 
 def init_cache(config: TransformerConfig, slots: int, length: int) -> KeyValues:
-    """An empty cache in the compute dtype."""
+    """An empty cache in the compute dtype; on a mesh, made in parts."""
+    make = _make_split_cache if config.row_axes else _make_cache
+    return make(config, slots, length)
+
+
+def _make_cache(config: TransformerConfig, slots: int, length: int) -> KeyValues:
     shape = (config.num_layers, slots, config.num_kv_heads, length, config.head_dim)
     return KeyValues(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _make_split_cache(config: TransformerConfig, slots: int, length: int) -> KeyValues:
+    return _split_cache(_make_cache(config, slots, length), config)
