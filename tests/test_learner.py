@@ -12,7 +12,13 @@ from episodes import VOCABULARY, make_batch
 from hiperjax.config import ConfigError, CreditConfig, CriticConfig, PpoConfig
 from hiperjax.learning import critic as least_squares
 from hiperjax.learning.advantages import ESTIMATORS
-from hiperjax.learning.batches import decision_scores, map_used, run_sequences
+from hiperjax.learning.batches import (
+    by_sequence,
+    decision_scores,
+    map_used,
+    reply_logprobs,
+    run_sequences,
+)
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.minibatches import make_order
 from hiperjax.learning.packing import pack, pack_final_prompts
@@ -96,6 +102,56 @@ def test_scores_of_packed_turns_are_those_of_each_alone(per_sequence):
             row = jnp.asarray(trajectory.final_prompt_ids)[None]
             last = forward(POLICY, MODEL, row, lengths=jnp.array([row.shape[1]]))[0, -1]
             np.testing.assert_allclose(scores.final_hidden[b], last, atol=1e-5)
+
+
+def _with_prefix(trajectory, prefix):
+    turns = (
+        dataclasses.replace(t, prompt_ids=np.concatenate([prefix, t.prompt_ids]))
+        for t in trajectory.turns
+    )
+    return dataclasses.replace(trajectory, turns=tuple(turns))
+
+
+def test_gradients_with_the_prefix_stored_once_are_those_of_each_turn_alone():
+    """Through the prefix too: its hidden states serve all turns of a sequence."""
+    prefix = np.array([4, 9, 2, 17, 5], np.int32)
+    batch = [_with_prefix(t, prefix) for t in BATCH]
+    gradients = []
+    for layout in (dict(length=64, per_sequence=4, prefix=prefix.tolist()),
+                   dict(length=16, per_sequence=1)):  # fmt: skip
+        found = pack(batch, max_turns=6, reply_length=16, **layout)
+        sequences = jax.tree.map(jnp.asarray, found.sequences)
+        reply_at, reply, advantage = (
+            by_sequence(jnp.asarray(x), sequences)
+            for x in (found.rows.reply_at, found.rows.reply, found.rows.behavior_logprobs)
+        )
+
+        def loss(policy, sequences=sequences, at=reply_at, reply=reply, weight=advantage):
+            hidden = run_sequences(policy, MODEL, sequences)
+            places = sequences.reply_place, at, reply
+            logprobs, entropy = reply_logprobs(policy, MODEL, hidden, *places)
+            return jnp.sum(weight * logprobs) + jnp.sum(entropy)
+
+        gradients.append(jax.jit(jax.value_and_grad(loss))(POLICY))
+    chex.assert_trees_all_close(*gradients, atol=1e-5, rtol=1e-5)
+
+
+def test_the_samplers_logprobs_serve_as_old_ones_until_they_are_off():
+    batch, final = packed()
+    learner = make_learner("separate", mismatch_bound=100.0)
+    state = fresh(learner)
+    trusted = learner.score_or_rescore(state, batch, final)
+    assert not bool(trusted.rescored) and int(trusted.scored.sum()) == 4 * 3, "one slice is metered"
+    _, prepared, _, _ = learner.assign(fresh(learner), batch, trusted)
+    sampled = np.asarray(batch.rows.behavior_logprobs)
+    np.testing.assert_array_equal(prepared.old_logprobs.reshape(sampled.shape), sampled)
+    strict = make_learner("separate", mismatch_bound=1e-3)  # these log-probs were made up
+    scores = strict.score_or_rescore(state, batch, final)
+    _, prepared, _, metrics = strict.assign(fresh(strict), batch, scores)
+    assert bool(scores.rescored) and metrics["rescored"] == 1 and metrics["mismatch_mean"] > 1e-3
+    row = batch.rows.row_mask & np.asarray(scores.scored)
+    assert row.sum() == batch.rows.row_mask.sum(), "then every sequence is scored"
+    np.testing.assert_array_equal(prepared.old_logprobs.reshape(sampled.shape), scores.logprobs)
 
 
 def test_turns_of_one_sequence_do_not_see_each_other():

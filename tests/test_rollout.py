@@ -7,7 +7,7 @@ import pytest
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.demonstrations import demonstrate, list_texts
 from hiperjax.acting.lanes import choose_bucket
-from hiperjax.acting.prompts import CompactRenderer, Prompter
+from hiperjax.acting.prompts import ChatRenderer, CompactRenderer, Prompter
 from hiperjax.acting.rollout import Rollout
 from hiperjax.envs.registry import make_suite
 from hiperjax.envs.workers import InlineWorkers
@@ -29,17 +29,18 @@ PARAMS = init_params(MODEL, jax.random.key(0))
 TASKS = SUITE.tasks("train")[100:107]
 
 
-def collect(slots, chunk, limit=120):
+def collect(slots, chunk, limit=120, *, renderer=RENDERER, shared=True, **options):
+    prompter = Prompter(renderer, TOKENIZER, limit)
+    if not shared:  # as if every prompt began differently
+        prompter.__dict__["shared_prefix"] = ()
     rollout = Rollout(
-        config=MODEL, prompter=Prompter(RENDERER, TOKENIZER, limit), suite=SUITE,
-        workers=InlineWorkers(SUITE), slots=slots, prompt_length=limit, reply_length=12,
-        max_turns=4, decode_chunk=chunk,
+        config=MODEL, prompter=prompter, suite=SUITE, workers=InlineWorkers(SUITE), slots=slots,
+        prompt_length=limit, reply_length=12, max_turns=4, decode_chunk=chunk, **options,
     )  # fmt: skip
     return rollout.collect(PARAMS, TASKS, key=jax.random.key(5), temperature=1.0)
 
 
-def test_episodes_do_not_depend_on_slots_or_chunks():
-    plain, other = collect(7, 12), collect(3, 5)
+def assert_same_episodes(plain, other):
     assert [t.task_id for t in plain.trajectories] == list(TASKS)
     assert len(other.trajectories) == len(TASKS)
     for a, b in zip(plain.trajectories, other.trajectories, strict=True):
@@ -49,6 +50,31 @@ def test_episodes_do_not_depend_on_slots_or_chunks():
             np.testing.assert_array_equal(s.response_ids, t.response_ids)
             np.testing.assert_allclose(s.behavior_logprobs, t.behavior_logprobs, atol=1e-5)
             assert s.blocks == t.blocks
+
+
+def test_episodes_do_not_depend_on_the_shared_prefix():
+    """Rules first, encoded once: the same replies as with whole prompts, and fewer token slots."""
+    chat = ChatRenderer(role=SUITE.role, history_length=1)
+    prompter = Prompter(chat, TOKENIZER, 400)
+    assert len(prompter.shared_prefix) > 50
+    plain = collect(4, 12, 400, renderer=chat, shared=False)
+    other = collect(4, 12, 400, renderer=chat)
+    assert_same_episodes(plain, other)
+    for trajectory in other.trajectories:
+        for turn in trajectory.turns:
+            start = turn.prompt_ids[: len(prompter.shared_prefix)]
+            assert tuple(start.tolist()) == prompter.shared_prefix
+    ours, theirs = other.stats, plain.stats
+    assert ours.prompt_tokens - len(prompter.shared_prefix) == theirs.prompt_tokens
+    pads = ours.prefill_bucket_pad + ours.prefill_row_pad
+    assert ours.prompt_tokens - ours.shared_tokens + pads == ours.prefill_slots
+    assert ours.prefill_slots < theirs.prefill_slots / 2
+
+
+def test_episodes_do_not_depend_on_slots_chunks_or_lanes():
+    plain, other = collect(7, 12), collect(3, 5)
+    assert_same_episodes(plain, other)
+    assert_same_episodes(plain, collect(6, 7, lanes=2, refill=1))
     stats = plain.stats
     turns = [turn for t in plain.trajectories for turn in t.turns]
     assert stats.reply_tokens == sum(len(t.response_ids) for t in turns)
