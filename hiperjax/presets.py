@@ -75,10 +75,12 @@ _WEBSHOP_TINY = dataclasses.replace(
 _ALFWORLD_SMALL = dataclasses.replace(
     _HOUSEHOLD_TINY,
     env=EnvConfig(suite="alfworld"),
-    model=ModelConfig(hidden_size=128, intermediate_size=352, num_layers=4),
-    prompt=PromptConfig(style="compact", history_length=2, prompt_length=768, reply_length=24),
-    ppo=dataclasses.replace(_TINY_PPO, sequence_length=512),
-    imitation=ImitationConfig(steps=1500),
+    model=ModelConfig(hidden_size=96, intermediate_size=264, num_heads=6),
+    prompt=PromptConfig(style="compact", history_length=1, prompt_length=320, reply_length=24),
+    ppo=dataclasses.replace(_TINY_PPO, sequence_length=344, sequence_turns=4, micro_sequences=2),
+    imitation=ImitationConfig(
+        steps=400, episodes=1200, sequences=14, check_every=25, stop_loss=0.1
+    ),
     eval=EvalConfig(every=10, splits=("valid_seen",)),
     target=None,
 )
