@@ -47,6 +47,9 @@ DEVICES: dict[str, Device] = {
 RESERVED = 0.06
 """Share of a device's memory that the runtime, the compiler's scratch and fragmentation keep."""
 
+RANDOM_FEATURES, MOMENTS = 192, 6
+"""Of the least-squares critic by default: features beside the hidden state, batches remembered."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
@@ -279,11 +282,12 @@ def _others(
     length = load.prompt_limit + load.reply_limit
     row, replies = load.row_length or length, load.row_replies or load.reply_limit
     whole = _count_on_device(abstract_params(dataclasses.replace(config, lora_rank=0)), mesh)
+    fitted = config.hidden_size + RANDOM_FEATURES + 1
     amounts = {
         "separate": (12.0 * whole, "a network of its own: float32 and Adam"),
         "lora": (12.0 * trained, "adapters of its own on the frozen weights, and Adam"),
         "shared": (12.0 * 3 * config.hidden_size, "heads on the policy's trunk"),
-        "features": (12.0 * 3 * config.hidden_size, "heads fitted by least squares"),
+        "features": (4.0 * MOMENTS * 3 * fitted**2, "heads fitted by least squares: moments"),
     }
     amount, why = amounts[critic]
     largest = max(trained, whole) if critic == "separate" else trained
