@@ -27,6 +27,7 @@ from hiperjax.assembly import (
 )
 from hiperjax.checkpoint import Checkpoints
 from hiperjax.config import RunConfig, validate
+from hiperjax.envs.webshop import WebShopSuite
 from hiperjax.evaluation import Evaluation, evaluate
 from hiperjax.learning.health import describe, warn_of_collapse
 from hiperjax.learning.imitation import (
@@ -43,6 +44,7 @@ from hiperjax.models.transformer import Params
 from hiperjax.progress import Progress
 from hiperjax.transcript import write_samples
 from hiperjax.types import Sequences, Trajectory, TurnRows
+from hiperjax.verification.webshop_scripts import evaluate_scripts
 
 
 class TrainingStopped(RuntimeError):
@@ -91,6 +93,7 @@ def train(config: RunConfig, *, resume: pathlib.Path | None = None) -> pathlib.P
     stop = _StopRequest(run.progress)
     with stop:
         if run.iteration == 0 and not run.checkpoints.exists():
+            tell_scripts(run)
             warm_start(run)
             evaluate_and_save(run, force=True)
         while run.iteration < run.agent.config.iterations and not stop.asked:
@@ -128,6 +131,14 @@ def open_run(config: RunConfig, resume: pathlib.Path | None) -> Run:
         iteration=iteration,
         **meta,
     )
+
+
+def tell_scripts(run: Run) -> None:
+    """Say what WebShop's evaluations of this run are to be read against: ceiling and scripts."""
+    suite = run.agent.suite
+    if isinstance(suite, WebShopSuite):
+        split = run.agent.config.eval.splits[0]
+        run.progress.say(evaluate_scripts(suite, split, max_turns=run.agent.max_turns))
 
 
 def default_folder(config: RunConfig) -> pathlib.Path:
