@@ -1,6 +1,6 @@
 """A scripted shopper that sees only what an agent sees, and says why it does what it does.
 
-It finds candidates, opens one, chooses the options, checks the features, buys. A candidate is left
+It finds candidates, opens one, checks the features, chooses the options, buys. A candidate is left
 again when it lacks a wanted option or a wanted feature; when time runs short or nothing is left to
 open, the best candidate so far is bought.
 
@@ -165,16 +165,13 @@ class WebShopExpert(Expert):
         return max(tried or fresh or self.listed, key=lambda asin: self.rated.get(asin, 0.0))
 
     def _handle(self, observation: Observation) -> tuple[Phase, str]:
-        """On a product's page: leave it, choose, check, or buy."""
+        """On a product's page: check it, leave it, choose, or buy."""
         options = self.request.options or self._find_named(observation)
         offered = [option for option in options if f"click[{option}]" in observation.admissible]
         if self.candidate not in self.rated and len(offered) < len(options):
             self.rated[self.candidate] = _ENOUGH * len(offered) / len(options)
             if self._may_go_on():
                 return Phase.OPEN, "click[< prev]"
-        wanted = [option for option in offered if option not in self.chosen]
-        if wanted:
-            return Phase.CHOOSE, f"click[{wanted[0]}]"
         if self.candidate not in self.rated:
             if self._share(observation.text) < _ENOUGH:
                 return Phase.CHECK, "click[features]"
@@ -182,6 +179,9 @@ class WebShopExpert(Expert):
         best = max(self.rated.values())
         if self.rated[self.candidate] < min(best, _ENOUGH) and self._may_go_on():
             return Phase.OPEN, "click[< prev]"
+        wanted = [option for option in offered if option not in self.chosen]
+        if wanted:
+            return Phase.CHOOSE, f"click[{wanted[0]}]"
         return Phase.BUY, "click[buy now]"
 
     def _check(self, observation: Observation) -> tuple[Phase, str]:
