@@ -1,5 +1,7 @@
 """What the worlds cost: `python -m experiments.bench_envs [alfworld] [--games DIR] [--real]`.
 
+`python -m experiments.bench_envs webshop [--data DIR]` is WebShop's, see `bench_webshop`.
+
 Prints a table of measured figures beside their targets, and exits 1 where one is missed. Times are
 CPU times of one thread, of batches the best of five: a busy machine shows less in them. Without a
 games folder the figures are those of generated games at full size. With `--real` (extra `alfworld`
@@ -138,7 +140,7 @@ def _time(work: Callable[[], object]) -> float:
 
 
 SUITES: dict[str, Callable[[argparse.Namespace], bool]] = {"alfworld": bench_alfworld}
-"""WebShop has a benchmark of its own, `experiments.bench_webshop`."""
+"""WebShop's benchmark, with options of its own, is `experiments.bench_webshop`."""
 
 
 def main() -> int:

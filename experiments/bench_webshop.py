@@ -1,8 +1,12 @@
-"""Speed and memory of WebShop: `python -m experiments.bench_webshop [--data DIR]`.
+"""Speed and memory of WebShop: `python -m experiments.bench_envs webshop [--data DIR]`.
+
+Two catalogues, one after the other: 1000 products (the official files of `--data DIR`, else
+generated ones in files of the same schema) against the targets; then a generated one of 100,000
+products through stream and disk cache, for the growth.
 
 Start-up and memory are those of a fresh process, imports included; times of steps are medians over
 the searches and clicks an expert makes. Times are CPU times, so that a busy machine does not show
-in them. `--products` adds a generated catalogue of that size, for the growth.
+in them.
 """
 
 import argparse
@@ -19,6 +23,7 @@ from hiperjax.envs.webshop import WebShopSuite, make_webshop_suite
 from hiperjax.envs.webshop.baseline import take_evenly
 from hiperjax.envs.webshop.generator import generate
 
+_COUNT = 1000
 TARGETS = {
     "search, ms": 1.5,
     "click with text and actions, ms": 0.2,
@@ -72,7 +77,7 @@ def time_steps(suite: WebShopSuite, episodes: int) -> tuple[list[float], list[fl
     return searches, clicks
 
 
-def measure_fresh(data: str | None) -> tuple[float, float]:
+def measure_fresh(data: str) -> tuple[float, float]:
     """Start-up in seconds and peak memory in MB of a new process that plays 128 episodes."""
     command = [sys.executable, "-c", _PEAK + _FRESH, json.dumps(data)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -80,12 +85,12 @@ def measure_fresh(data: str | None) -> tuple[float, float]:
     return ready, memory
 
 
-def bench_suite(data: str | None, episodes: int) -> bool:
+def bench_suite(data: str, label: str, episodes: int) -> bool:
     """Print the figures beside their targets; returns whether all are met."""
     searches, clicks = time_steps(make_webshop_suite(data=data), episodes)
     ready, memory = measure_fresh(data)
     found = (statistics.median(searches), statistics.median(clicks), ready, memory)
-    print(f"catalogue {data or 'generated'}: {len(searches)} searches, {len(clicks)} clicks")
+    print(f"{label}: {len(searches)} searches, {len(clicks)} clicks")
     for (name, target), value in zip(TARGETS.items(), found, strict=True):
         verdict = "met" if value <= target else "MISSED"
         print(f"  {name:<34} {value:8.3f}   target {target:g}   {verdict}")
@@ -117,12 +122,17 @@ print(json.dumps([loaded, listed, len(goals), statistics.median(times), read_pea
 """
 
 
+def write_generated(count: int, folder: Path) -> None:
+    """A generated catalogue as official files."""
+    catalogue = generate(count)
+    for name, part in (("items_shuffle", "products"), ("items_ins_v2", "attributes")):
+        (folder / f"{name}.json").write_text(json.dumps(catalogue[part]))
+
+
 def bench_growth(count: int) -> None:
     """A generated catalogue of `count` products through files, stream and cache."""
-    catalogue = generate(count)
     with tempfile.TemporaryDirectory() as folder:
-        for name, part in (("items_shuffle", "products"), ("items_ins_v2", "attributes")):
-            (Path(folder) / f"{name}.json").write_text(json.dumps(catalogue[part]))
+        write_generated(count, Path(folder))
         for turn in ("writing the cache", "from the cache"):
             command = [sys.executable, "-c", _PEAK + _GROWTH, folder]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -135,14 +145,23 @@ def bench_growth(count: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 if every target was met."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.bench_envs webshop",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data", type=Path, help="folder of the official files")
     parser.add_argument("--episodes", type=int, default=200)
-    parser.add_argument("--products", type=int, default=0, help="e.g. 100000")
+    parser.add_argument("--growth", type=int, default=100_000, help="products; 0 leaves it out")
     options = parser.parse_args(argv)
-    met = bench_suite(str(options.data) if options.data else None, options.episodes)
-    if options.products:
-        bench_growth(options.products)
+    if options.data:
+        met = bench_suite(str(options.data), f"official files in {options.data}", options.episodes)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            write_generated(_COUNT, Path(folder))
+            met = bench_suite(folder, f"{_COUNT} generated products", options.episodes)
+    if options.growth:
+        bench_growth(options.growth)
     return 0 if met else 1
 
 

@@ -154,9 +154,12 @@ def make_run_renderer(config: RunConfig, suite: Suite) -> Renderer:
 def play_expert(
     config: RunConfig, suite: Suite, episodes: int, *, noise: float, seed: int
 ) -> list[Demonstration]:
-    """Expert episodes on the training tasks, from the end of the list backwards."""
+    """Expert episodes on the training tasks, from the end of the list backwards, and again.
+
+    A task that comes again is played with other noise.
+    """
     tasks = suite.tasks("train")
-    ids = [tasks[len(tasks) - 1 - i] for i in range(min(episodes, len(tasks)))]
+    ids = [tasks[len(tasks) - 1 - i % len(tasks)] for i in range(episodes)]
     turns = config.env.max_turns or suite.max_turns
     return list(demonstrate(suite, ids, max_turns=turns, seed=seed, noise=noise))
 

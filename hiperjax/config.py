@@ -87,9 +87,9 @@ class PromptConfig:
     """Past turns shown."""
     prompt_length: int = 2048
     """Tokens a prompt may have; beyond, its oldest history is dropped, and counted."""
-    overlong: Literal["discard", "trim"] = "discard"
-    """A prompt too long even without history: discard the episode, or cut the end of the
-    observation's text. Both are counted; task, subgoal and actions are never cut."""
+    overlong: Literal["discard", "trim"] = "trim"
+    """A prompt too long even without history: cut the end of the observation's text, or discard the
+    episode. Both are counted; task, subgoal, actions and chosen options are never cut."""
     reply_length: int = 512
     """Tokens a reply may have; beyond, it is cut and counts as malformed."""
     strict_format: bool = True

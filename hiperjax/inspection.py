@@ -3,7 +3,7 @@
 import json
 import pathlib
 import time
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -32,6 +32,8 @@ def evaluate_run(
     policy: Literal["run", "script"] = "run",
     profile: Literal["strict", "hiper"] = "strict",
     data: pathlib.Path | None = None,
+    goals: Literal["synthetic", "human"] = "synthetic",
+    tiny: bool = False,
 ) -> None:
     """Success per task type on a full split, with 95 % Wilson intervals.
 
@@ -46,9 +48,12 @@ def evaluate_run(
       policy: the run's, or the suite's scripted baselines.
       profile: of WebShop, for its scripts.
       data: folder of official WebShop files, for its scripts.
+      goals: of WebShop, for its scripts: written by a template, or by people.
+      tiny: take the small generated catalogue, which webshop-tiny trains on, for WebShop's scripts.
     """
     if policy == "script":
-        _evaluate_scripts(target, split, profile, data, max_tasks)
+        options = {"profile": profile, "data": data, "goals": goals, "tiny": tiny}
+        _evaluate_scripts(target, split, max_tasks or 300, options)
         return
     agent, state = restore_run(pathlib.Path(target), which)
     c = agent.config.eval
@@ -79,7 +84,12 @@ def evaluate_run(
     if agent.suite.name == "webshop":
         from hiperjax.verification.webshop_scripts import evaluate_scripts
 
-        scripts = evaluate_scripts(agent.suite, split, max_tasks or 300)  # type: ignore[arg-type]
+        scripts = evaluate_scripts(
+            agent.suite,  # type: ignore[arg-type]
+            split,
+            max_tasks or 300,
+            agent.max_turns,
+        )
         print(f"\nto be read against\n{scripts}")
     if out is not None:
         record = {"target": target, "which": which, "split": split, "temperature": heat}
@@ -87,14 +97,14 @@ def evaluate_run(
 
 
 def _evaluate_scripts(
-    target: str, split: str | None, profile: str, data: pathlib.Path | None, max_tasks: int | None
+    target: str, split: str | None, max_tasks: int, options: dict[str, Any]
 ) -> None:
     from hiperjax.verification.webshop_scripts import evaluate_scripts
 
     if target != "webshop":
         raise FileNotFoundError(f"{target}: no scripted baselines; expected webshop")
-    suite = make_suite("webshop", profile=profile, data=data)
-    print(evaluate_scripts(suite, split, max_tasks or 300))  # type: ignore[arg-type]
+    suite = make_suite("webshop", **options)
+    print(evaluate_scripts(suite, split, max_tasks))  # type: ignore[arg-type]
 
 
 def play_suite(
@@ -106,6 +116,7 @@ def play_suite(
     recording: pathlib.Path | None = None,
     save: pathlib.Path | None = None,
     games: pathlib.Path | None = None,
+    data: pathlib.Path | None = None,
     split: str | None = None,
     number: int = 0,
     temperature: float = 0.0,
@@ -120,6 +131,7 @@ def play_suite(
       recording: watch an episode saved by --save.
       save: save the episode.
       games: folder of official games (suite alfworld).
+      data: folder of official files (suite webshop).
       split: split the task is from; default: the suite's last.
       number: number of the task in its split.
       temperature: of the watched policy; 0 is greedy.
@@ -128,7 +140,8 @@ def play_suite(
     if run is not None:
         _watch_policy(run, split, number, temperature, delay)
         return
-    world = make_suite(suite, **({"games": games} if games is not None else {}))
+    folders = {"games": games, "data": data}
+    world = make_suite(suite, **{name: f for name, f in folders.items() if f is not None})
     task_id = pick_task(world, split, number)
     player = world.make_expert(seed=0) if expert else None
     if recording is not None:

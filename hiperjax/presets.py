@@ -60,15 +60,11 @@ _HOUSEHOLD_TINY = RunConfig(
 
 _WEBSHOP_TINY = dataclasses.replace(
     _HOUSEHOLD_TINY,
+    iterations=50,
     env=EnvConfig(suite="webshop"),
-    target=None,
-    prompt=PromptConfig(
-        style="compact", history_length=1, prompt_length=256, reply_length=40, overlong="trim"
-    ),
-    ppo=dataclasses.replace(_TINY_PPO, sequence_length=192, sequence_turns=2),
-    imitation=ImitationConfig(
-        steps=300, episodes=600, sequences=16, check_every=25, stop_loss=0.15
-    ),
+    prompt=PromptConfig(style="compact", history_length=0, prompt_length=184, reply_length=32),
+    ppo=dataclasses.replace(_TINY_PPO, sequence_length=208, learning_rate=3e-4),
+    imitation=ImitationConfig(steps=400, episodes=2000, check_every=10, stop_loss=0.27),
     eval=EvalConfig(splits=("test",)),
 )
 

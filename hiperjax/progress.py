@@ -75,6 +75,11 @@ class Progress:
             f"malformed {m['malformed_share']:.2f}  turns {m['episode_length']:.1f}  "
             f"({', '.join(f'{k} {v:.1f}' for k, v in seconds.items())} s)"
         )
+        if m.get("trimmed_prompts"):
+            self.say(
+                f"  {m['trimmed_prompts']:.0f} prompts exceeded prompt.prompt_length: "
+                f"{m['trimmed_tokens']:.0f} tokens cut from the ends of their observations"
+            )
 
     def finish(
         self, folder: pathlib.Path, iteration: int, best: float, best_at: int, stopped: bool
@@ -87,6 +92,6 @@ class Progress:
             return
         self.say(f"done: {iteration} iterations; best greedy success {best:.3f} at {best_at}")
         self.say(f"  hiperjax evaluate {folder}           success per task type")
-        self.say(f"  hiperjax play household --run {folder}   watch it think")
+        self.say(f"  hiperjax play --run {folder}         watch it think")
         self.say(f"  {folder}/samples                     episodes as text")
         self.say(f"  tensorboard --logdir {folder}        curves")

@@ -28,6 +28,7 @@ from hiperjax.assembly import (
 )
 from hiperjax.checkpoint import Checkpoints
 from hiperjax.config import RunConfig, validate
+from hiperjax.envs.webshop import WebShopSuite
 from hiperjax.evaluation import Evaluation, evaluate
 from hiperjax.learning.health import describe, warn_of_collapse
 from hiperjax.learning.imitation import (
@@ -47,6 +48,7 @@ from hiperjax.processes import exchange, is_first
 from hiperjax.progress import Progress
 from hiperjax.transcript import write_samples
 from hiperjax.types import PackedBatch, Trajectory
+from hiperjax.verification.webshop_scripts import evaluate_scripts
 
 
 class TrainingStopped(RuntimeError):
@@ -98,6 +100,7 @@ def train(config: RunConfig, *, resume: pathlib.Path | None = None) -> pathlib.P
     iterations = run.agent.config.iterations
     with stop:
         if run.iteration == 0 and not run.checkpoints.exists():
+            tell_scripts(run)
             warm_start(run)
             evaluate_and_save(run)
         while run.iteration < iterations and not any(exchange(stop.asked)):
@@ -143,6 +146,14 @@ def open_run(config: RunConfig, resume: pathlib.Path | None) -> Run:
         iteration=iteration,
         **meta,
     )
+
+
+def tell_scripts(run: Run) -> None:
+    """Say what WebShop's evaluations of this run are to be read against: ceiling and scripts."""
+    suite = run.agent.suite
+    if isinstance(suite, WebShopSuite):
+        split = run.agent.config.eval.splits[0]
+        run.progress.say(evaluate_scripts(suite, split, max_turns=run.agent.max_turns))
 
 
 def default_folder(config: RunConfig) -> pathlib.Path:

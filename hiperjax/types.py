@@ -38,6 +38,8 @@ class Observation:
     """The instruction of the whole episode."""
     admissible: tuple[str, ...]
     """The commands the environment accepts now, in its own order."""
+    pinned: str = ""
+    """The opening of `text` that stays whole when an overlong prompt is cut."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

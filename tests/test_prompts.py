@@ -113,6 +113,26 @@ def test_every_admissible_action_survives_the_compact_rendering(number, data):
         assert renderer.restore_action(rendered, observation.admissible) == action
 
 
+def test_identifiers_are_taken_apart_and_put_together():
+    renderer, offered = CompactRenderer(), ("click[soft3mug]", "click[64gb]")
+    seen = Observation("SOFT3MUG [SEP] soft mug", "find mug", offered)
+    assert "soft 3 * mug soft * mug can click[ soft 3 * mug , 64gb" in renderer.render(seen, [], "")
+    for action in offered:
+        assert renderer.restore_action(renderer.render_action(action), offered) == action
+
+
+def test_a_pinned_opening_is_never_cut():
+    whole = compact_prompter(limit=10_000)
+    seen = Observation("mug 1 shelf 1" + " mug 1" * 20, SEEN.task, SEEN.admissible, "mug 1 shelf 1")
+    bare = len(whole.encode(dataclasses.replace(seen, text="mug 1 shelf 1 ..."), [], "")[0])
+    for spare in range(4):
+        tight = dataclasses.replace(whole, limit=bare + spare, trims=True)
+        ids, cuts = tight.encode(seen, [], "")
+        assert cuts.tokens and "mug 1 shelf 1" in tight.tokenizer.decode(ids).replace("* ", "")
+    with pytest.raises(PromptTooLong):
+        dataclasses.replace(whole, limit=bare - 1, trims=True).encode(seen, [], "")
+
+
 @pytest.mark.parametrize(
     ("written", "restored"),
     [("search[ red shoes ]", "search[red shoes]"), ("click [ buy now ]", "click[Buy Now]"),

@@ -125,7 +125,30 @@ def test_missing_files_are_listed_with_where_to_get_them(tmp_path: Path):
 def test_a_small_catalogue_must_be_whole(tmp_path: Path):
     (tmp_path / "items_shuffle_1000.json").write_text(json.dumps([RECORD]))
     (tmp_path / "items_ins_v2_1000.json").write_text("{}")
-    with pytest.raises(CatalogueError, match="1 products, expected 1000"):
+    with pytest.raises(CatalogueError, match=r"shuffle_1000\.json: 1 products, expected 1000"):
+        load_shop(tmp_path)
+    products = [RECORD | {"asin": f"B{number}"} for number in range(1000)]
+    (tmp_path / "items_shuffle_1000.json").write_text(json.dumps(products))
+    facts = {"instruction": "Find me mugs", "instruction_attributes": ["red"]}
+    (tmp_path / "items_ins_v2_1000.json").write_text(json.dumps({"B7": facts}))
+    with pytest.raises(CatalogueError, match=r"v2_1000\.json: 1 synthetic goals, expected 6910"):
+        load_shop(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("items_ins_v2", {"attributes": [3]}, "field attributes: found 3 in the list"),
+        ("items_human_ins", [{"instruction": 5}], "field instruction: found int"),
+    ],
+)
+def test_complaints_name_the_file_they_are_about(
+    tmp_path: Path, name: str, content: Any, complaint: str
+):
+    products = write_official(tmp_path, 3)["products"]
+    asin = products[1]["asin"]
+    (tmp_path / f"{name}.json").write_text(json.dumps({asin: content}))
+    with pytest.raises(CatalogueError, match=rf"{name}.json: product '{asin}', {complaint}"):
         load_shop(tmp_path)
 
 
@@ -170,7 +193,8 @@ def test_any_record_is_a_product_or_a_complaint(changes: dict[str, Any], extra: 
     try:
         found = list(parse_products([RECORD | changes], {"B01": extra}, file="shop.json"))
     except CatalogueError as error:
-        assert "shop.json" in str(error) and "expected" in str(error)
+        named = str(error)
+        assert named.startswith(("shop.json: ", "attributes: ")) and "expected" in named
     else:
         assert all(isinstance(describe(product), str) for product in found)
 

@@ -1,17 +1,27 @@
 """The suite: splits, profiles, what agents see, experts, baselines, Gymnasium, verification."""
 
+import dataclasses
 import gzip
 import json
 import math
 import pickle
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import gymnasium
 import pytest
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given
+from hypothesis import strategies as st
 
+from hiperjax.acting.blocks import TAGS
+from hiperjax.acting.demonstrations import demonstrate, list_texts
+from hiperjax.acting.prompts import Prompter, PromptStyle, PromptTooLong, make_renderer
+from hiperjax.envs import gym
 from hiperjax.envs.registry import make_suite
-from hiperjax.envs.webshop import WebShopSuite, make_webshop_suite
+from hiperjax.envs.webshop import WebShopSuite, make_webshop_suite, wares
 from hiperjax.envs.webshop.baseline import (
     FirstHitShopper,
     Outcome,
@@ -23,6 +33,8 @@ from hiperjax.envs.webshop.baseline import (
 from hiperjax.envs.webshop.expert import list_candidates, read_request
 from hiperjax.envs.webshop.profiles import get_profile, write_task_id
 from hiperjax.metrics import bound_mean
+from hiperjax.models.tokenizers import train_tokenizer
+from hiperjax.play import play as play_in_terminal
 from hiperjax.types import Observation
 from hiperjax.verification.webshop import verify_webshop
 from hiperjax.verification.webshop_scripts import evaluate_scripts
@@ -105,7 +117,8 @@ def test_rewards_and_observations_of_the_profiles():
     assert (reward, info["success"], info["task_score"]) == (1.0, True, 1.0)
     assert seen[0].text == "'Search'" and seen[0].admissible == ("search[<your query>]",)
     assert seen[0].task.startswith("Find me ") and seen[0].task not in seen[1].text
-    assert "\nSelected options: " in seen[4].text and "Selected" not in seen[2].text
+    assert seen[4].pinned.startswith("Selected options: ") and not seen[2].pinned
+    assert seen[4].text == seen[4].pinned + seen[2].text
     assert {"r_type", "r_att", "r_option", "r_price"} <= set(info["parts"])
     seen, reward, info = walk(HIPER)
     assert (reward, info["success"]) == (10.0, True)
@@ -177,8 +190,9 @@ def test_expert_beats_first_hit_and_noise_costs():
 
 
 def test_plans_name_a_subgoal_and_switch_with_it():
-    env, expert = STRICT.make_env(), STRICT.make_expert(0)
-    for task in take_evenly(STRICT.tasks("dev"), 10):
+    suite = make_webshop_suite(grain="fine")
+    env, expert = suite.make_env(), suite.make_expert(0)
+    for task in take_evenly(suite.tasks("dev"), 10):
         observation = env.reset(task)
         expert.reset(observation)
         subgoal, named = "", set()
@@ -193,6 +207,92 @@ def test_plans_name_a_subgoal_and_switch_with_it():
             if step.terminated:
                 break
         assert {"find candidates", "open a candidate", "buy the product"} <= named
+
+
+@pytest.mark.parametrize("suite", [STRICT, TINY])
+def test_errands_last_several_turns_and_say_what_is_wanted(suite: WebShopSuite):
+    demos = list(
+        demonstrate(suite, take_evenly(suite.tasks("dev"), 60), max_turns=15, seed=0, noise=0.0)
+    )
+    plans = [plan for demo in demos for plan in demo.plans]
+    assert len(plans) > 2 * sum(plan.switch for plan in plans)
+    for demo in demos:
+        goal = suite.get_goal(demo.task_id)
+        assert demo.plans[0].subgoal.startswith("find ") and goal.query in demo.plans[0].subgoal
+        assert demo.plans[-1].subgoal.startswith("buy it")
+        assert all(value in demo.plans[-1].subgoal for value in goal.option_values)
+
+
+@pytest.mark.parametrize("style", ["chat", "compact"])
+def test_a_cut_prompt_keeps_the_chosen_options(style: PromptStyle):
+    renderer = make_renderer(style, role=STRICT.role, history_length=2)
+    tasks = take_evenly(STRICT.tasks("train"), 20)
+    demos = list(demonstrate(STRICT, tasks, max_turns=15, seed=0, noise=0.0))
+    texts = [text for demo in demos for text in list_texts(renderer, demo)]
+    prompter = Prompter(renderer, train_tokenizer(texts, TAGS), 10_000, trims=True)
+    chosen = [seen for demo in demos for seen in demo.observations if seen.pinned]
+    assert len(chosen) > 10
+    for seen in chosen:
+        whole, _ = prompter.encode(seen, [], "buy it")
+        bare, _ = prompter.encode(dataclasses.replace(seen, text=seen.pinned + "..."), [], "buy it")
+        for limit in (len(bare), len(whole) - 1):
+            ids, cuts = dataclasses.replace(prompter, limit=limit).encode(seen, [], "buy it")
+            told = prompter.tokenizer.decode(ids).replace("* ", "")
+            values = [
+                renderer.render_subgoal(part.split(": ")[1])
+                for part in seen.pinned.strip().split(", ")
+            ]
+            assert cuts.tokens > 0 and len(ids) <= limit
+            assert all(f" {value}" in told.split("elected options")[1] for value in values)
+        with pytest.raises(PromptTooLong):
+            dataclasses.replace(prompter, limit=len(bare) - 1).encode(seen, [], "buy it")
+
+
+def test_words_of_a_held_out_tiny_product_are_known_from_training():
+    """Its title, its identifier's two parts: only their combination is new."""
+
+    def list_words(split: str) -> set[str]:
+        goals = [TINY.get_goal(task) for task in TINY.tasks(split)]
+        named = " ".join(f"{goal.title} {goal.asin.lower()}" for goal in goals)
+        return set(re.findall(r"[a-z]+|[0-9]+", named))
+
+    assert len(TINY.shop.products) == len(wares.TINY_NOUNS) * len(wares.TINY_ADJECTIVES)
+    assert len(TINY.tasks("test")) >= 100
+    assert list_words("test") | list_words("dev") <= list_words("train")
+
+
+@given(
+    st.lists(st.binary(max_size=30) | st.sampled_from([b"search[soft mug]", b"click[soft1mug]"])),
+    st.sampled_from([TINY, STRICT, HIPER]),
+)
+def test_any_bytes_are_an_action(actions: list[bytes], suite: WebShopSuite):
+    env = suite.make_env()
+    seen = env.reset(suite.tasks(suite.splits[0])[0])
+    for raw in actions:
+        action = raw.decode("utf-8", "surrogateescape")
+        admissible = suite.is_admissible(action, seen)
+        step = env.step(action)
+        assert step.reward == 0 and not step.terminated and not step.info["success"]
+        assert step.info["known_action"] or (step.observation == seen and not admissible)
+        seen = step.observation
+
+
+def test_gymnasium_accepts_it():
+    check_env(gym.make_env("webshop", tiny=True), skip_render_check=True)
+    env = gymnasium.make("hiperjax/webshop-v0")
+    text, info = env.reset(seed=0)
+    assert text == "'Search'" and info["admissible"] == ("search[<your query>]",)
+    for turn in range(1, 16):
+        _, reward, terminated, truncated, info = env.step("click[nothing of the kind]")
+        assert (reward, terminated, truncated) == (0.0, False, turn == 15)
+        assert info["known_action"] is False
+
+
+def test_the_shop_is_played_in_the_terminal():
+    shown: list[str] = []
+    task = TINY.tasks("test")[0]
+    recording = play_in_terminal(TINY, task, TINY.make_expert(0), write=shown.append)
+    assert recording.success and "Selected options: " in "".join(shown)
 
 
 def test_pure_noise_acts_admissibly_and_repeatably():

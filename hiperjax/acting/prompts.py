@@ -121,8 +121,12 @@ class ChatRenderer:
         return action
 
 
-_BANNER = re.compile(r"-=.*?=-|Your task is to:.*|Looking quickly around you, you see .*", re.S)
+_BANNER = re.compile(
+    r"-=.*?=-|Your task is to:.*|Looking quickly around you, you see .*|\[SEP\]", re.S
+)
 _DROPPED = re.compile(r"\b(?:a|an|the|you|and|it|is|are|of|in|on|to|from|with|see|i)\b|[^\w\s|]")
+_IDENTIFIER = re.compile(r"\b([a-z]+)(\d+)([a-z]+)\b")
+"""Words around a number: shown apart, so that a new identifier is made of familiar tokens."""
 _COMMON = {"at", "put", "two", "some", "them"}
 _HIDDEN = ("look", "inventory", "help", "examine ", "close ")
 _GROUPS = (("go to ", "", " "), ("click[", "]", " , "))
@@ -130,8 +134,9 @@ _GROUPS = (("go to ", "", " "), ("click[", "]", " , "))
 
 
 def _squeeze(text: str) -> str:
-    """Lower-case, drop articles, prepositions and punctuation."""
-    return " ".join(_DROPPED.sub(" ", _BANNER.sub(" ", text).lower()).split())
+    """Lower-case, drop articles, prepositions and punctuation, take identifiers apart."""
+    kept = _DROPPED.sub(" ", _BANNER.sub(" ", text).lower())
+    return " ".join(_IDENTIFIER.sub(r"\1 \2 \3", kept).split())
 
 
 def _star(text: str, wanted: set[str]) -> str:
@@ -169,14 +174,15 @@ class CompactRenderer:
         for opening, closing, between in _GROUPS:
             members = [a for a in shown if a.startswith(opening) and a.endswith(closing)]
             shown = [a for a in shown if a not in members]
-            inner = (a[len(opening) : len(a) - len(closing)] for a in members)
+            inner = (self.render_action(a[len(opening) : len(a) - len(closing)]) for a in members)
             if members:
                 out.append(opening.strip() + " " + between.join(inner))
         return " | ".join([*out, *map(self.render_action, shown)])
 
     def render_action(self, action: str) -> str:
-        """Set brackets apart as words."""
-        return " ".join(re.sub(r"([\[\]])", r" \1 ", action).lower().split())
+        """Set brackets apart as words, take identifiers apart."""
+        apart = re.sub(r"([\[\]])", r" \1 ", action).lower()
+        return " ".join(_IDENTIFIER.sub(r"\1 \2 \3", apart).split())
 
     def render_subgoal(self, subgoal: str) -> str:
         """Drop articles and prepositions."""
@@ -203,7 +209,7 @@ class Prompter:
 
     An overlong prompt loses its oldest history first; then, where `trims` allows it, the end of
     the observation's text, marked by an ellipsis (which the compact style drops, as it does all
-    punctuation). Task, subgoal and actions are never cut.
+    punctuation). Task, subgoal, actions and the observation's pinned opening are never cut.
     """
 
     renderer: Renderer
@@ -233,10 +239,11 @@ class Prompter:
             ids = self._render(observation, kept[dropped:], subgoal)
             if len(ids) <= self.limit:
                 return ids, Cuts(dropped, 0)
-        words = observation.text.split(" ")
+        pinned = observation.pinned
+        words = observation.text.removeprefix(pinned).split(" ")
 
         def shorten(count: int) -> list[int]:
-            text = " ".join([*words[:count], ELLIPSIS])
+            text = pinned + " ".join([*words[:count], ELLIPSIS])
             return self._render(dataclasses.replace(observation, text=text), [], subgoal)
 
         least = shorten(0) if self.trims else ids

@@ -29,8 +29,17 @@ def describe_outcomes(name: str, outcomes: Sequence[Outcome]) -> str:
     )
 
 
-def evaluate_scripts(suite: WebShopSuite, split: str | None = None, episodes: int = 300) -> str:
-    """The report beside which an agent's result on a split is to be read."""
+def evaluate_scripts(
+    suite: WebShopSuite,
+    split: str | None = None,
+    episodes: int = 300,
+    max_turns: int | None = None,
+) -> str:
+    """The report beside which an agent's result on a split is to be read.
+
+    `max_turns` is the agent's turn limit; None for the suite's own.
+    """
+    limit = max_turns or suite.max_turns
     split = split or suite.splits[-1]
     tasks = suite.tasks(split)
     if not len(tasks):
@@ -38,13 +47,13 @@ def evaluate_scripts(suite: WebShopSuite, split: str | None = None, episodes: in
     chosen = take_evenly(tasks, episodes)
     policies: dict[str, Callable[[str], Outcome]] = {
         "ceiling": lambda task: buy_perfectly(suite, task),
-        "first hit": lambda task: play(suite, FirstHitShopper(), task),
-        "expert": lambda task: play(suite, suite.make_expert(0), task),
+        "first hit": lambda task: play(suite, FirstHitShopper(), task, limit),
+        "expert": lambda task: play(suite, suite.make_expert(0), task, limit),
     }
     head = (
         f"webshop, profile {suite.profile.name}, catalogue {suite.shop.name}, {suite.kind} goals,"
         f" seed {suite.seed}, split {split}: {len(chosen)} of {len(tasks)} tasks,"
-        f" at most {suite.max_turns} turns; 95 % intervals: Wilson, then bootstrap over products"
+        f" at most {limit} turns; 95 % intervals: Wilson, then bootstrap over products"
     )
     lines = [describe_outcomes(name, [buy(t) for t in chosen]) for name, buy in policies.items()]
     return "\n".join([head, *lines, compare_splits(suite)[1]])

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hiperjax.envs.webshop.expert import Grain
 from hiperjax.envs.webshop.files import load_shop
 from hiperjax.envs.webshop.generator import load_generated, make_shop
 from hiperjax.envs.webshop.goals import GoalKind
@@ -23,6 +24,7 @@ def make_webshop_suite(
     workers: int = 1,
     show_selected: bool | None = None,
     tagger: str = "lexicon",
+    grain: Grain = "coarse",
 ) -> WebShopSuite:
     """WebShop's tasks.
 
@@ -36,10 +38,13 @@ def make_webshop_suite(
         workers: under `hiper`, how many worker seeds training tasks are drawn from.
         show_selected: whether observations name the chosen options; None for the profile's own.
         tagger: what finds title nouns where the catalogue brings none: `lexicon` or `spacy`.
+        grain: of the expert's subgoals: `coarse` errands of several turns, or `fine` phases.
     """
     rules = get_profile(profile)
     if goals not in ("synthetic", "human"):
         raise ValueError(f"webshop goals {goals!r}: expected 'synthetic' or 'human'")
+    if grain not in ("coarse", "fine"):
+        raise ValueError(f"webshop grain {grain!r}: expected 'coarse' or 'fine'")
     if tiny and data is not None:
         raise ValueError(f"tiny=True with data={str(data)!r}: only the generated catalogue has it")
     if data is not None:
@@ -59,4 +64,5 @@ def make_webshop_suite(
         workers=workers,
         show_selected=rules.show_selected if show_selected is None else show_selected,
         tagger=tagger,
+        grain=grain,
     )

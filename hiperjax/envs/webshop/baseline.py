@@ -48,18 +48,21 @@ class FirstHitShopper(Expert):
         return "click[buy now]"
 
 
-def play(suite: WebShopSuite, expert: Expert, task_id: str) -> Outcome:
-    """One episode; cut at the suite's turn limit, it scores 0."""
+def play(
+    suite: WebShopSuite, expert: Expert, task_id: str, max_turns: int | None = None
+) -> Outcome:
+    """One episode; cut at the turn limit (None: the suite's own), it scores 0."""
+    limit = max_turns or suite.max_turns
     env = suite.make_env()
     observation = env.reset(task_id)
     expert.reset(observation)
     asin = suite.get_goal(task_id).asin
-    for turn in range(1, suite.max_turns + 1):
+    for turn in range(1, limit + 1):
         step = env.step(expert.plan(observation).action)
         if step.terminated:
             return Outcome(asin, step.info["task_score"], step.info["success"], turn)
         observation = step.observation
-    return Outcome(asin, 0.0, False, suite.max_turns)
+    return Outcome(asin, 0.0, False, limit)
 
 
 def buy_perfectly(suite: WebShopSuite, task_id: str) -> Outcome:

@@ -71,8 +71,13 @@ def parse_products(
     attributes: Mapping[str, Any],
     human: Mapping[str, Any] | None = None,
     file: str = "products",
+    attribute_file: str = "attributes",
+    human_file: str = "human instructions",
 ) -> Iterator[Product]:
-    """Products of a file in its order; repeated and overlong identifiers are left out."""
+    """Products of a file in its order; repeated and overlong identifiers are left out.
+
+    The names of the files are for errors.
+    """
     seen: set[str] = set()
     for place, record in enumerate(records):
         if not isinstance(record, Mapping):
@@ -84,11 +89,14 @@ def parse_products(
         if asin == "nan" or len(asin) > _LONGEST_IDENTIFIER or asin in seen:
             continue
         seen.add(asin)
-        yield _parse_product(reader, asin, attributes.get(asin, {}), (human or {}).get(asin, ()))
+        facts = _Reader(attributes.get(asin, {}), attribute_file, f"product {asin!r}")
+        humans = _parse_humans((human or {}).get(asin, ()), asin, human_file)
+        yield _parse_product(reader, facts, asin, humans)
 
 
-def _parse_product(reader: "_Reader", asin: str, extra: Any, human: Any) -> Product:
-    facts = _Reader(extra, f"{reader.file} (attributes)", f"product {asin!r}")
+def _parse_product(
+    reader: "_Reader", facts: "_Reader", asin: str, humans: tuple[HumanInstruction, ...]
+) -> Product:
     bullets = reader.read("small_description", list, str)
     instruction = facts.read("instruction", str, type(None), default=None)
     wanted = facts.read_texts("instruction_attributes", ())
@@ -107,13 +115,13 @@ def _parse_product(reader: "_Reader", asin: str, extra: Any, human: Any) -> Prod
         attributes=facts.read_texts("attributes", DEFAULT_ATTRIBUTES),
         instruction=instruction,
         instruction_attributes=wanted,
-        human=_parse_humans(human, asin),
+        human=humans,
         nouns=reader.read_texts("title_nouns") if "title_nouns" in reader.record else None,
     )
 
 
-def _parse_humans(entries: Any, asin: str) -> tuple[HumanInstruction, ...]:
-    file, where = "human instructions", f"product {asin!r}"
+def _parse_humans(entries: Any, asin: str, file: str) -> tuple[HumanInstruction, ...]:
+    where = f"product {asin!r}"
     if not isinstance(entries, Sequence) or isinstance(entries, str):
         raise CatalogueError(f"{file}: {where} is {type(entries).__name__}, expected a list")
     readers = [_Reader(entry, file, where) for entry in entries]

@@ -28,13 +28,14 @@ from hiperjax.envs.webshop.catalogue import (
     describe,
     parse_products,
 )
+from hiperjax.envs.webshop.goals import gather_drafts
 from hiperjax.envs.webshop.search import build_index, load_index, save_index
 from hiperjax.envs.webshop.shop import Shop, build_shop
 
 CACHE_FROM = 100_000_000
 _CACHE_VERSION = 1
 _CHUNK = 1 << 20
-_SMALL_COUNT = 1000
+_SMALL_COUNT, _SMALL_GOALS = 1000, 6910
 _WHERE = (
     "the WebShop authors publish these files through the setup script of the repository"
     " princeton-nlp/WebShop (small: 1000 products; all: 1.18 million); download them with a browser"
@@ -76,12 +77,23 @@ def load_shop(folder: Path, cache: Path | None = None) -> Shop:
     if files.products.stat().st_size >= CACHE_FROM:
         return load_cached_shop(files, cache or get_cache_root())
     products = tuple(read_products(files))
-    if files.products.name.endswith("_1000.json") and len(products) != _SMALL_COUNT:
-        raise CatalogueError(
-            f"{files.products}: {len(products)} products, expected {_SMALL_COUNT};"
-            " the file is not the official one or was cut: download it again"
-        )
+    if files.products.name.endswith("_1000.json"):
+        _check_small(files, products)
     return build_shop(str(folder), products)
+
+
+def _check_small(files: OfficialFiles, products: Sequence[Product]) -> None:
+    """Refuse a small catalogue that has not the official numbers of products and goals."""
+    goals = sum(gather_drafts(products, "synthetic").counts)
+    for path, found, expected, what in (
+        (files.products, len(products), _SMALL_COUNT, "products"),
+        (files.attributes, goals, _SMALL_GOALS, "synthetic goals"),
+    ):
+        if found != expected:
+            raise CatalogueError(
+                f"{path}: {found} {what}, expected {expected};"
+                " the file is not the official one or was cut: download it again"
+            )
 
 
 def read_products(files: OfficialFiles) -> Iterator[Product]:
@@ -89,7 +101,8 @@ def read_products(files: OfficialFiles) -> Iterator[Product]:
     attributes = read_object(files.attributes)
     human = read_object(files.human) if files.human else None
     records = stream_list(files.products)
-    return parse_products(records, attributes, human, str(files.products))
+    names = (str(files.products), str(files.attributes), str(files.human))
+    return parse_products(records, attributes, human, *names)
 
 
 def read_object(path: Path) -> dict[str, Any]:

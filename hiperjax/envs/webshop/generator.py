@@ -156,24 +156,28 @@ def _ask(kind: Kind, product: Catalogue, own: list[str], rng: random.Random) -> 
 
 
 def generate_tiny() -> Catalogue:
-    """Twenty-four products with two-word titles and at most one option group, of two colors."""
+    """A product for every pair of a few adjectives and nouns, with options of one word.
+
+    A title is two words, an identifier the same two around the number of the noun's aisle. Both
+    recur in other products, so that a product left out of training is a new combination of familiar
+    words.
+    """
     rng = random.Random(SEED)
+    departments = list(wares.DEPARTMENTS)
     products, attributes = [], {}
     for place, noun in enumerate(wares.TINY_NOUNS):
-        for step in range(4):  # each adjective serves two nouns: a title's words are seen elsewhere
-            number = 4 * place + step
-            adjective = wares.TINY_ADJECTIVES[number % len(wares.TINY_ADJECTIVES)]
-            title, asin = f"{adjective} {noun}", f"P{number}"
-            colors = wares.TINY_COLORS[place] if step < 3 else ()
+        aisle = place % len(departments)
+        for adjective in wares.TINY_ADJECTIVES:
+            title, asin = f"{adjective} {noun}", f"{adjective}{aisle + 1}{noun}".upper()
             products.append(
                 {
                     "asin": asin,
-                    "category": list(wares.DEPARTMENTS)[place % len(wares.DEPARTMENTS)],
+                    "category": departments[aisle],
                     "query": noun,
                     "product_category": noun,
                     "pricing": f"${rng.randint(1, 4) * 10 - 1}",
                     "images": [""],
-                    "customization_options": {"color": [{"value": c} for c in colors]},
+                    "customization_options": _make_tiny_options(rng) or "",
                     "name": title,
                     "title_nouns": [adjective, noun],
                     "small_description": [],
@@ -185,9 +189,17 @@ def generate_tiny() -> Catalogue:
                 "instruction": f"Find me {title}",
                 "instruction_attributes": [title],
             }
-            if not colors:
-                products[-1]["customization_options"] = ""
     return {"products": products, "attributes": attributes, "human": {}}
+
+
+def _make_tiny_options(rng: random.Random) -> dict[str, list[dict[str, str]]]:
+    """Most often colors and sizes; else three colors, or nothing."""
+    count = rng.choices((0, 1, 2), (10, 30, 60))[0]
+    groups = {"color": wares.TINY_COLORS, "size": wares.TINY_SIZES}
+    return {
+        name: [{"value": value} for value in rng.sample(groups[name], 3 if count == 1 else 2)]
+        for name in list(groups)[:count]
+    }
 
 
 def read_catalogue(catalogue: Catalogue) -> Iterator[Product]:

@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 
 from hiperjax.envs.base import Expert, Step, Suite, TextEnv
-from hiperjax.envs.webshop.expert import WebShopExpert
+from hiperjax.envs.webshop.expert import Grain, WebShopExpert
 from hiperjax.envs.webshop.goals import Goal, GoalKind
 from hiperjax.envs.webshop.nouns import make_tagger
 from hiperjax.envs.webshop.pages import (
@@ -47,6 +47,7 @@ class WebShopSuite(Suite):
         workers: int,
         show_selected: bool,
         tagger: str,
+        grain: Grain,
     ) -> None:
         self.shop = shop
         self.profile = profile
@@ -56,6 +57,7 @@ class WebShopSuite(Suite):
         self.workers = workers
         self.show_selected = show_selected
         self.tagger = tagger
+        self.grain: Grain = grain
         self.splits = profile.splits
 
     def tasks(self, split: str) -> Sequence[str]:
@@ -100,7 +102,7 @@ class WebShopSuite(Suite):
         return WebShopEnv(self)
 
     def make_expert(self, seed: int, noise: float = 0.0) -> Expert:
-        return WebShopExpert(seed, noise)
+        return WebShopExpert(seed, noise, self.grain)
 
 
 @dataclasses.dataclass(slots=True)
@@ -165,11 +167,14 @@ class WebShopEnv(TextEnv):
         """The page as the prompt shows it: what follows the task, each segment quoted."""
         segments = list_segments(session)
         after_task = segments.index("Instruction:") + 2
-        text = SEPARATOR.join(f"'{segment}'" for segment in segments[after_task:])
+        page = SEPARATOR.join(f"'{segment}'" for segment in segments[after_task:])
+        selected = ""
         if self.suite.show_selected and session.chosen:
             chosen = ", ".join(f"{name}: {value}" for name, value in session.chosen.items())
-            text += f"\n{SELECTED_LABEL}{chosen}"
-        return Observation(text, session.goal.instruction, list_actions(session))
+            selected = f"{SELECTED_LABEL}{chosen}\n"
+        return Observation(
+            selected + page, session.goal.instruction, list_actions(session), pinned=selected
+        )
 
 
 def list_reached(session: Session) -> frozenset[str]:

@@ -123,16 +123,13 @@ KINDS = tuple(
     for path, query, noun in members
 )  # fmt: skip
 
-TINY_NOUNS = ("mug", "lamp", "scarf", "soap", "radio", "honey")
+TINY_NOUNS = _list(
+    "mug, lamp, soap, vase, bowl, tray, rug, sock, belt, robe, desk, fork, tent, drum, hat, cup"
+)
 TINY_ADJECTIVES = _list(
-    "soft, warm, round, small, tall, plain, bright, light, smooth, thick, clear, fine"
+    "soft, warm, round, tall, plain, thick, clear, fine, quiet, fresh, solid, light, slim, firm, "
+    "calm, neat"
 )
-TINY_COLORS = (
-    ("red", "blue"),
-    ("green", "white"),
-    ("pink", "grey"),
-    ("black", "gold"),
-    ("navy", "plum"),
-    ("sand", "teal"),
-)
-"""of each noun its own, so that a color in a query brings no other nouns"""
+"""short enough that adjective, digit and noun make an identifier of ten characters at most"""
+TINY_COLORS = _list("red, blue, green, white, pink, gold")
+TINY_SIZES = ("small", "large")
