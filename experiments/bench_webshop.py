@@ -138,8 +138,8 @@ def bench_growth(count: int) -> None:
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             loaded, listed, goals, search, memory = json.loads(done.stdout)
             print(
-                f"{count} products, {goals} goals, {turn}: loaded in {loaded:.1f} s, goals listed"
-                f" in {listed:.1f} s, search {search:.2f} ms, peak memory {memory:.0f} MB"
+                f"{count} products, {goals} goals, {turn}: loaded in {loaded:.2f} s, goals listed"
+                f" in {listed:.2f} s, search {search:.2f} ms, peak memory {memory:.0f} MB"
             )
 
 
