@@ -55,6 +55,7 @@ class Blocks:
     switch_span: Span
     subgoal_span: Span
     action_span: Span
+    """without a complete action block: all that follows the other blocks"""
     well_formed: bool
     """False where the reply broke the format; the subgoal in force is then kept."""
     keep_violation: bool = False

@@ -86,6 +86,23 @@ def test_malformed_replies_keep_the_subgoal(text):
     assert blocks.action == ("go" if "<action>go</action>" in text else "")
 
 
+@pytest.mark.parametrize(
+    ("text", "tail"),
+    [
+        ("", ""),
+        ("go to desk 1", "go to desk 1"),
+        ("<switch>KEEP</switch><action>go</action>", "<action>go</action>"),
+        ("<switch>KEEP</switch><subgoal>a</subgoal><action>go <switch>", "<action>go <switch>"),
+        ("<switch>KEEP</switch><subgoal>a", "<subgoal>a"),
+        ("<switch>KEEP</switch><subgoal>a</subgoal>so<action>go</action>", "<action>go</action>"),
+    ],
+)
+def test_what_broke_the_format_is_charged_to_the_action(text, tail):
+    """Else a reply that runs on and never closes its action would have no token to blame."""
+    first, end = parse_text(text).action_span
+    assert text.encode()[first:end].decode() == tail
+
+
 def test_the_first_turn_always_opens_a_segment():
     keep = parse_text(
         render_reply(False, "find a cup", "look"), current_subgoal="", first_turn=True
@@ -216,6 +233,8 @@ def test_spans_of_the_official_token_cases(shared):
             fallback = name == "action" and len(mask) == len(pieces)
             if span == ABSENT:
                 assert not mask or fallback, case["name"]
+            elif fallback:  # there the whole reply, here what no other block has
+                assert span[1] == len(pieces), case["name"]
             else:
                 assert list(range(*span)) == mask, (case["name"], name)
                 compared += 1

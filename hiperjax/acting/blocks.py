@@ -68,6 +68,9 @@ def parse_reply(
     that end a turn, outside them. A malformed reply keeps the subgoal in force; its action is sent
     if its action block is complete, else the empty command. The first turn always opens a segment.
 
+    Without a complete action block, the action span is all that follows the other blocks: whatever
+    broke the format was written there, and tokens of no span would never be told so.
+
     Args:
       pieces: bytes of each token id (`build_pieces`).
       ids: the reply's tokens.
@@ -97,6 +100,8 @@ def parse_reply(
         # A token fused across two blocks belongs to the earlier one: spans stay disjoint.
         spans[name] = (max(first, free), max(end, free))
         free = spans[name][1]
+    if ACTION not in found and free < len(ids):
+        spans[ACTION] = (free, len(ids))
     written = found[SUBGOAL][2] if well_formed else current_subgoal
     switch = first_turn or (well_formed and word == SWITCH_WORD)
     rewritten = well_formed and normalize_subgoal(written) != normalize_subgoal(current_subgoal)
