@@ -54,6 +54,9 @@ class _Episode:
 class Rollout:
     """Plays episodes with the current parameters; one object serves all iterations."""
 
+    lane_kind: type[Lane] = Lane
+    """What its slots are run by; benchmarks put rivals here."""
+
     def __init__(
         self,
         *,
@@ -143,7 +146,7 @@ class _Run:
             self.stats.prompt_tokens += self.shared
             self.stats.prefill_slots += self.shared
         self.lanes: list[Lane[_Episode]] = [
-            Lane(
+            rollout.lane_kind(
                 rollout.shape,
                 params,
                 rollout.config,

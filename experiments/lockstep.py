@@ -1,0 +1,148 @@
+"""The rival of the rollout: lock step and padding, as published systems collect.
+
+Same model, same tokens, same sampler, same keys; only the schedule differs. All episodes of a batch
+take their turns together: every prompt is padded to the prompt limit and prefilled whole, the batch
+decodes until its last reply has stopped, and an episode that has ended keeps its slot and goes on
+generating until the last of the batch has ended. No new episode enters before that.
+
+It is fairer than what it stands for: replies stop at the closing action tag, and the whole of a
+turn is one dispatch.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.bench_common import rollout_by
+from hiperjax.acting.lanes import Lane
+from hiperjax.acting.prompts import Prompter
+from hiperjax.acting.rollout import Rollout
+from hiperjax.acting.sampler import advance, start
+
+
+class WholePrompter(Prompter):
+    """A prompter that shares no prefix: every prompt is computed whole."""
+
+    shared_prefix = ()  # type: ignore[assignment]
+
+
+class LockStepLane(Lane[Any]):
+    """A batch in lock step. `ghosts` are prompts of ended episodes, which keep generating."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.ghosts: dict[int, Any] = {}
+
+    @property
+    def free(self) -> int:
+        """No slot, until the last episode of the batch has ended."""
+        return 0 if self.busy else len(self.slots)
+
+    @property
+    def busy(self) -> bool:
+        return any(slot is not None for slot in self.slots)
+
+    def release(self, owner: Any) -> None:
+        """The episode leaves; its prompt stays."""
+        for i, slot in enumerate(self.slots):
+            if slot is not None and slot.owner is owner:
+                self.ghosts[i] = slot
+        super().release(owner)
+        if not self.busy:
+            self.ghosts.clear()
+
+    def shrink(self) -> None:
+        """The batch keeps its size."""
+
+    def run(self) -> None:
+        """One turn of the whole batch: prefill at full length, decode to the last reply's end."""
+        if not self.busy:
+            return
+        count, limit = len(self.slots), self.shape.prompt
+        tokens, lengths = np.zeros((count, limit), np.int32), np.ones(count, np.int32)
+        numbers, turns = np.zeros(count, np.int32), np.zeros(count, np.int32)
+        for i, slot in enumerate(self.slots):
+            found = self.ghosts.get(i) if slot is None else slot
+            if found is not None:
+                tokens[i, : len(found.prompt)] = found.prompt
+                lengths[i] = len(found.prompt)
+                numbers[i], turns[i] = found.number, found.turn
+                found.turn += slot is None
+        owned = [slot for slot in self.slots if slot is not None]
+        used = sum(len(slot.prompt) for slot in owned)
+        self.stats.prompt_tokens += used
+        self.stats.prefill_slots += count * limit
+        self.stats.prefill_row_pad += (count - len(owned)) * limit
+        self.stats.prefill_bucket_pad += len(owned) * limit - used
+        self.state = start(
+            self.params, self.state, np.arange(count, dtype=np.int32), tokens, lengths, self.key,
+            numbers, turns, None, **self.static,
+        )  # fmt: skip
+        self.state = advance(
+            self.params,
+            self.state,
+            np.zeros(count, bool),
+            np.int32(count),
+            None,
+            steps=self.shape.reply - 1,
+            **self.static,
+        )
+
+
+class MeteredLane(Lane[Any]):
+    """Our lane, which also counts slot-steps chunk by chunk: while every slot has an episode, and
+    in the tail, when some have none because no episode waits."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.counted = np.zeros(self.shape.slots, int)
+        self.log: list[tuple[bool, int, int]] = METER
+        """of each chunk: in the tail, slot-steps computed, tokens drawn"""
+        self.tail = False
+
+    def _prefill(self, members: list[int]) -> None:
+        super()._prefill(members)
+        self.counted[members] = 1
+
+    def shrink(self) -> None:
+        super().shrink()
+        self.counted = np.array(self.state.count)
+
+    def _decode(self) -> None:
+        self.tail = self.free > 0
+        super()._decode()
+
+    def harvest(self) -> list[Any]:
+        before = self.stats.decode_slots
+        done = super().harvest()
+        count = np.array(jax.device_get(self.state.count))
+        drawn = int((count - self.counted).sum())
+        self.counted = count
+        if self.stats.decode_slots > before:
+            self.log.append((self.tail, self.stats.decode_slots - before, drawn))
+        return done
+
+
+METER: list[tuple[bool, int, int]] = []
+"""Where metered lanes write; clear it before a rollout."""
+
+
+def dead_shares() -> dict[str, float]:
+    """Share of decode slot-steps that drew no token, of what metered lanes have seen: in all, while
+    every slot had an episode, and in the tail."""
+    parts = {"whole": METER, "steady": [x for x in METER if not x[0]]}
+    parts["tail"] = [x for x in METER if x[0]]
+    return {
+        name: 1 - sum(x[2] for x in chunks) / max(1, sum(x[1] for x in chunks))
+        for name, chunks in parts.items()
+    }
+
+
+def lock_step(rollout: Rollout) -> Rollout:
+    """The rival that plays what `rollout` plays."""
+    prompter = WholePrompter(**{f.name: getattr(rollout.prompter, f.name)
+                                for f in dataclasses.fields(Prompter)})  # fmt: skip
+    shape = dataclasses.replace(rollout.shape, slots=rollout.slots, prompt=prompter.limit)
+    return rollout_by(rollout, LockStepLane, prompter=prompter, shape=shape, lanes=1)
