@@ -31,8 +31,8 @@ from hiperjax.processes import SharedRollout
 from hiperjax.progress import Progress
 from hiperjax.trainer import choose_tasks, imitate_expert
 
-IMITATION = {"steps": 400, "episodes": 1600, "check_every": 100, "stop_loss": 0.0}
-"""Enough for replies of ordinary length and about 0.85 of the tasks; well under a minute."""
+IMITATION = 400
+"""Steps that teach replies of ordinary length and about 0.85 of the tasks; 40 CPU seconds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,13 @@ def verdict(value: float, target: float, *, at_most: bool = False) -> str:
 
 
 def prepare(
-    run: pathlib.Path | None, *, preset: str, slots: int, episodes: int, quiet: bool = False
+    run: pathlib.Path | None,
+    *,
+    preset: str,
+    slots: int,
+    episodes: int,
+    imitation: int = IMITATION,
+    quiet: bool = False,
 ) -> tuple[Agent, Params]:
     """An agent and a policy whose replies have ordinary lengths: a trained run's, or a preset's
     that has imitated the scripted expert for a while."""
@@ -111,7 +117,13 @@ def prepare(
     config = dataclasses.replace(
         config,
         rollout=dataclasses.replace(config.rollout, slots=slots, episodes=episodes),
-        imitation=dataclasses.replace(config.imitation, **IMITATION),
+        imitation=dataclasses.replace(
+            config.imitation,
+            steps=imitation,
+            episodes=4 * imitation,
+            check_every=max(1, imitation // 4),
+            stop_loss=0.0,
+        ),
     )
     return imitated(validate(config), quiet=quiet)
 

@@ -101,11 +101,12 @@ def measure_growth(game: Game, rollout: Rollout, whole: int) -> list[list[Any]]:
 
 def main() -> int:
     """Print the tables; 1 where a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description="Rollout against its rivals.")
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--episodes", type=int, default=128)
     parser.add_argument("--shape", default="household-tiny", help="preset of the policy played")
     parser.add_argument("--run", type=pathlib.Path, help="a trained run instead of imitation")
+    parser.add_argument("--imitation", type=int, default=400, help="steps before the rollout")
     parser.add_argument("--max-turns", type=int, help="turns an episode; default: the preset's")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-torch", action="store_true")
