@@ -137,7 +137,7 @@ class Padded:
         )
         self.rows = jax.tree.map(jnp.asarray, rows)
         self.params = jax.tree.map(jnp.copy, ours.state.policy)
-        self.reference = ours.state.reference
+        self.reference = jax.tree.map(jnp.copy, ours.state.reference)  # ours are donated
         self.optimizer = learner.optimizer.init(self.params)
         self.order = jnp.asarray(self.rival.deal(len(rows.tokens) - 1, int(ours.steps)))
 

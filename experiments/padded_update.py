@@ -62,7 +62,7 @@ def unpack(batch: PackedBatch, prepared: LearnerBatch, width: int) -> PaddedRows
     names = ("advantage", "loss_mask", "old_logprobs", "ref_logprobs")
     where = np.concatenate([used // per_sequence, [-1]])
     taken: Any = (take(getattr(own, name)) for name in names)
-    return PaddedRows(tokens, reply_at, value_at, *taken, where)
+    return PaddedRows(tokens, reply_at, value_at, *taken, where)  # type: ignore[call-arg]
 
 
 def run_rows(params: Params, config: TransformerConfig, tokens: Any) -> Any:
