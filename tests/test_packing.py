@@ -88,6 +88,8 @@ def test_capacity_grows_by_multiples():
     batch = make_batch(0, [3, 5, 1, 4])
     assert pack(batch, max_turns=6, capacity=40, multiple=8).sequences.tokens.shape[0] == 40
     assert pack(batch, max_turns=6, capacity=2, multiple=8).sequences.tokens.shape[0] == 16
+    exact = pack(batch, max_turns=6)
+    assert exact.sequences.tokens.shape[0] == exact.count == 13, "imitation draws from all of them"
 
 
 def test_states_and_groups_are_interned():

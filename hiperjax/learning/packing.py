@@ -78,7 +78,7 @@ def pack_turns(
     length: int,
     per_sequence: int,
     prefix: Sequence[int] = (),
-    capacity: int = 1,
+    capacity: int | None = None,
     multiple: int = 1,
     reply_length: int = 1,
     seed: int = 0,
@@ -90,7 +90,7 @@ def pack_turns(
       length: tokens a sequence; grows where a turn is longer.
       per_sequence: turns a sequence at most.
       prefix: tokens that every prompt begins with; stored once a sequence.
-      capacity: sequences; doubled until the turns fit.
+      capacity: sequences, doubled until the turns fit; None: as many as they need.
       multiple: their number is a multiple of this.
       reply_length: reply tokens a row at least; a multiple of 8 that holds the longest reply.
       seed: order of turns of equal length.
@@ -112,7 +112,9 @@ def pack_turns(
             )
     sizes = [len(t.prompt_ids) - len(start) + len(t.response_ids) for t in turns]
     layout = lay_out(sizes, length=length - len(start), per_sequence=per_sequence, seed=seed)
-    room = choose_capacity(len(layout.bins), round_up(capacity, multiple))
+    room = round_up(len(layout.bins), multiple)
+    if capacity is not None:
+        room = choose_capacity(room, round_up(capacity, multiple))
     longest = max((len(t.response_ids) for t in turns), default=1)
     reply = max(reply_length, round_up(longest, 8))
     most = max((sum(len(turns[t].response_ids) for t in b) for b in layout.bins), default=1)
@@ -287,7 +289,7 @@ def pack(
     length: int = 16,
     per_sequence: int = 1,
     prefix: Sequence[int] = (),
-    capacity: int = 1,
+    capacity: int | None = None,
     multiple: int = 1,
     reply_length: int = 1,
     trajectory_multiple: int = 1,
