@@ -191,6 +191,8 @@ def model_shape(
     options: dict[str, Any] = dict(
         dtype=m.dtype,
         remat=m.remat,
+        attention=m.attention,
+        decode_unroll=m.decode_unroll,
         lora_rank=m.lora_rank,
         lora_alpha=m.lora_alpha,
         lora_targets=m.lora_targets,

@@ -56,6 +56,11 @@ class ModelConfig:
     """Dtype of activations and matrix products."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass computes again instead of keeping it."""
+    attention: Literal["xla", "cudnn"] = "xla"
+    """Attention of whole rows without a mask: cudnn wants an NVIDIA GPU and bfloat16; packed
+    sequences, which need a mask, stay with xla."""
+    decode_unroll: int = 1
+    """Layers unrolled per step of the decode loop over layers."""
     lora_rank: int = 0
     """Rank of low-rank adapters: only they are trained, beside a frozen base that is kept in
     `dtype`; 0 trains everything."""
@@ -390,6 +395,11 @@ def validate(config: RunConfig) -> RunConfig:
         p.micro_sequences == 0 or p.minibatch_sequences % p.micro_sequences == 0,
         f"ppo.minibatch_sequences is {p.minibatch_sequences}; expected a multiple of "
         f"ppo.micro_sequences {p.micro_sequences}",
+    )
+    _require(
+        config.model.attention == "xla" or config.model.dtype == "bfloat16",
+        f"model.attention is {config.model.attention} with model.dtype {config.model.dtype}; cudnn "
+        "wants bfloat16",
     )
     _require(bool(e.splits), "eval.splits is empty; expected at least one split")
     _require(e.every > 0, f"eval.every is {e.every}; expected at least 1")

@@ -315,6 +315,7 @@ def test_task_order_is_a_function_of_position():
         (dict(credit=dataclasses.replace(BASE.credit, gamma=1.5)), "credit.gamma is 1.5"),
         (dict(rollout=dataclasses.replace(BASE.rollout, temperature=0.0)), "training must sample"),
         (dict(model=dataclasses.replace(BASE.model, num_heads=5)), "multiple of"),
+        (dict(model=dataclasses.replace(BASE.model, attention="cudnn")), "cudnn wants bfloat16"),
         (dict(ppo=dataclasses.replace(BASE.ppo, micro_sequences=5)), "micro_sequences 5"),
         (dict(critic=CriticConfig(kind="lora")), "critic.kind is lora, model.lora_rank 0"),
         (dict(critic=CriticConfig(), model=ModelConfig(lora_rank=4)), "expected critic.kind lora"),
