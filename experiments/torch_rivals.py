@@ -126,7 +126,7 @@ class TorchUpdate:
 
     def gradient(self, index: Any) -> float:
         """Add up the gradient of one minibatch; returns its loss."""
-        index = torch.as_tensor(np.asarray(index)).long()
+        index = torch.as_tensor(np.array(index)).long()
         count, total = self.rows.mask[index].sum().clamp(min=1), 0.0
         for at in index.split(self.micro):
             loss = self._loss(at) / count
