@@ -63,7 +63,7 @@ _WEBSHOP_TINY = dataclasses.replace(
     iterations=50,
     env=EnvConfig(suite="webshop"),
     prompt=PromptConfig(style="compact", history_length=0, prompt_length=184, reply_length=32),
-    ppo=dataclasses.replace(_TINY_PPO, sequence_length=208, learning_rate=3e-4),
+    ppo=dataclasses.replace(_TINY_PPO, sequence_length=208),
     imitation=ImitationConfig(steps=400, episodes=2000, check_every=10, stop_loss=0.27),
     eval=EvalConfig(splits=("test",)),
 )

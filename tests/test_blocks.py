@@ -77,6 +77,7 @@ def test_any_bytes_parse(data):
         "<SWITCH>SWITCH</SWITCH><subgoal>find</subgoal><action>go</action>",
         "so: <switch>SWITCH</switch><subgoal>find</subgoal><action>go</action>",
         "<switch>SWITCH</switch> then <subgoal>find</subgoal><action>go</action>",
+        "<switch>SWITCH</switch><subgoal>find<subgoal>find</subgoal><action>go</action>",
     ],
 )
 def test_malformed_replies_keep_the_subgoal(text):
@@ -84,6 +85,15 @@ def test_malformed_replies_keep_the_subgoal(text):
     assert not blocks.well_formed
     assert (blocks.switch, blocks.subgoal) == (False, "find a mug")
     assert blocks.action == ("go" if "<action>go</action>" in text else "")
+
+
+def test_a_reply_begun_again_inside_its_action_is_malformed():
+    """Else a search that runs on into a second reply would pass, and find what it looks for."""
+    action = "search[mug <switch>KEEP</switch> ]"
+    text = f"<switch>KEEP</switch><subgoal>a</subgoal><action>{action}</action>"
+    blocks = parse_text(text)
+    assert not blocks.well_formed and blocks.action.startswith("search[mug")
+    assert text.encode()[slice(*blocks.action_span)].startswith(b"<action>")
 
 
 @pytest.mark.parametrize(

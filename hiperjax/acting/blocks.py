@@ -63,10 +63,11 @@ def parse_reply(
     """Parse a reply into the decisions in force at its turn.
 
     Blocks are searched in order, each after the end of the one before, so spans are disjoint and
-    ordered. A reply is well-formed if all three are complete and not empty and the first says KEEP
-    or SWITCH (any case); `strict` (default) also wants nothing but blanks, and the special tokens
-    that end a turn, outside them. A malformed reply keeps the subgoal in force; its action is sent
-    if its action block is complete, else the empty command. The first turn always opens a segment.
+    ordered. A reply is well-formed if all three are complete and not empty, no tag stands inside
+    any of them, and the first says KEEP or SWITCH (any case); `strict` (default) also wants nothing
+    but blanks, and the special tokens that end a turn, outside them. A malformed reply keeps the
+    subgoal in force; its action is sent if its action block is complete, else the empty command.
+    The first turn always opens a segment.
 
     Without a complete action block, the action span is all that follows the other blocks: whatever
     broke the format was written there, and tokens of no span would never be told so.
@@ -91,6 +92,7 @@ def parse_reply(
     # What follows the action block is the end-of-turn token or nothing: sampling stops there.
     word = found[SWITCH][2].upper() if SWITCH in found else ""
     complete = len(found) == 3 and all(block[2] for block in found.values())
+    complete = complete and not any(tag in block[2] for block in found.values() for tag in TAGS)
     well_formed = complete and word in (SWITCH_WORD, KEEP_WORD)
     if strict:
         well_formed = well_formed and not outside.strip()
