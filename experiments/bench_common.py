@@ -25,7 +25,7 @@ from hiperjax.acting.lanes import Lane
 from hiperjax.acting.rollout import Rollout
 from hiperjax.assembly import Agent, build_agent, restore_run
 from hiperjax.config import RunConfig, validate
-from hiperjax.models.transformer import Params, TransformerConfig
+from hiperjax.models.transformer import Params
 from hiperjax.presets import PRESETS
 from hiperjax.processes import SharedRollout
 from hiperjax.progress import Progress
@@ -158,21 +158,6 @@ def rollout_by(rollout: Rollout, kind: type[Lane], **changes: Any) -> Rollout:
 def pick_tasks(agent: Agent, count: int, seed: int = 0) -> list[str]:
     """Training tasks, as the first iteration of a run would have them."""
     return choose_tasks(agent.suite.tasks("train"), seed, 0, count)
-
-
-def untied(params: Params, config: TransformerConfig) -> tuple[Params, TransformerConfig]:
-    """The same function as a model that other libraries know: no scaled embedding.
-
-    The scale goes into the input embedding; the output projection keeps the old one.
-    """
-    if not config.embedding_scale:
-        return params, config
-    table = params["embedding"]
-    scaled = params | {
-        "embedding": table * jnp.sqrt(jnp.float32(config.hidden_size)),
-        "unembedding": {"kernel": table.T},
-    }
-    return scaled, dataclasses.replace(config, embedding_scale=False, tie_embeddings=False)
 
 
 # -- this machine ----------------------------------------------------------------------------------

@@ -30,12 +30,12 @@ from experiments.bench_common import (
     pick_tasks,
     prepare,
     rollout_by,
-    untied,
     verdict,
 )
 from experiments.lockstep import METER, MeteredLane, dead_shares, lock_step
 from hiperjax.acting.rollout import Rollout, RolloutResult
 from hiperjax.assembly import fold
+from hiperjax.export import spell_out
 from hiperjax.models.transformer import Params
 from hiperjax.types import Trajectory
 
@@ -113,8 +113,14 @@ def main() -> int:
     parser.add_argument("--no-growth", action="store_true")
     args = parser.parse_args()
     print("machine:", describe_machine())
-    agent, policy = prepare(args.run, preset=args.shape, slots=args.slots, episodes=args.episodes)
-    params, model = untied(policy, agent.model)
+    agent, policy = prepare(
+        args.run,
+        preset=args.shape,
+        slots=args.slots,
+        episodes=args.episodes,
+        imitation=args.imitation,
+    )
+    params, model = spell_out(policy, agent.model)
     ours = rollout_by(bare_rollout(agent), bare_rollout(agent).lane_kind, config=model)
     ours.max_turns = args.max_turns or ours.max_turns
     tasks = pick_tasks(agent, args.episodes)

@@ -329,7 +329,6 @@ def make_learner(config: RunConfig, model: TransformerConfig) -> Learner:
         ppo=config.ppo,
         group_size=config.rollout.group_size,
         temperature=config.rollout.temperature,
-        score_sequences=min(64, 2 * config.ppo.micro_sequences or 64),
     )
 
 

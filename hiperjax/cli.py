@@ -207,12 +207,13 @@ def keep_compiled_programs() -> None:
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    cpu = pathlib.Path("/proc/cpuinfo")
-    flags = [x for x in cpu.read_text().splitlines() if x.startswith("flags")][:1] if (
-        cpu.exists()
-    ) else [platform.processor()]  # fmt: skip
+    cpuinfo, processor = pathlib.Path("/proc/cpuinfo"), platform.processor()
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        processor = next((x for x in lines if x.startswith("flags")), processor)
     versions = [metadata.version(name) for name in ("jax", "jaxlib")]
-    kind = hashlib.sha256(repr([platform.machine(), flags, versions]).encode()).hexdigest()[:12]
+    machine = repr([platform.machine(), processor, versions])
+    kind = hashlib.sha256(machine.encode()).hexdigest()[:12]
     folder = cache / "hiperjax" / f"xla-{kind}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

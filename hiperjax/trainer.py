@@ -28,7 +28,6 @@ from hiperjax.assembly import (
 )
 from hiperjax.checkpoint import Checkpoints
 from hiperjax.config import RunConfig, validate
-from hiperjax.envs.webshop import WebShopSuite
 from hiperjax.evaluation import Evaluation, evaluate
 from hiperjax.learning.health import describe, warn_of_collapse
 from hiperjax.learning.imitation import (
@@ -48,7 +47,6 @@ from hiperjax.processes import exchange, is_first
 from hiperjax.progress import Progress
 from hiperjax.transcript import write_samples
 from hiperjax.types import PackedBatch, Trajectory
-from hiperjax.verification.webshop_scripts import evaluate_scripts
 
 
 class TrainingStopped(RuntimeError):
@@ -151,9 +149,11 @@ def open_run(config: RunConfig, resume: pathlib.Path | None) -> Run:
 def tell_scripts(run: Run) -> None:
     """Say what WebShop's evaluations of this run are to be read against: ceiling and scripts."""
     suite = run.agent.suite
-    if isinstance(suite, WebShopSuite):
-        split = run.agent.config.eval.splits[0]
-        run.progress.say(evaluate_scripts(suite, split, max_turns=run.agent.max_turns))
+    if suite.name == "webshop":
+        from hiperjax.verification.webshop_scripts import evaluate_scripts
+
+        split, turns = run.agent.config.eval.splits[0], run.agent.max_turns
+        run.progress.say(evaluate_scripts(suite, split, max_turns=turns))  # type: ignore[arg-type]
 
 
 def default_folder(config: RunConfig) -> pathlib.Path:
@@ -288,8 +288,9 @@ def account(
     p, seconds = run.agent.config.ppo, timer.seconds
     prefix = len(run.agent.prompter.shared_prefix)
     micro, size = p.micro_sequences or p.minibatch_sequences, p.minibatch_sequences
+    scored = run.agent.learner.score_sequences
     slots = count_rollout(result.stats) | {
-        "score": count_pass(batch, prefix, micro).times(passes["score"]),
+        "score": count_pass(batch, prefix, scored).times(passes["score"]),
         "update": count_pass(batch, prefix, micro, size).times(passes["update"]),
     }
     environment = result.seconds["environment"]

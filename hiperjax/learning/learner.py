@@ -92,7 +92,8 @@ class Learner:
                 f"critic.kind is features, fitted at three places a turn; credit.estimator "
                 f"{credit.estimator} needs a value at every token: critic.kind separate or shared"
             )
-        score_sequences = score_sequences or ppo.micro_sequences or ppo.minibatch_sequences
+        # Nothing is kept for a backward pass: twice the micro-batch, if there is one.
+        score_sequences = score_sequences or min(64, 2 * ppo.micro_sequences or 64)
         self.group_size, self.score_sequences = group_size, score_sequences
         self.temperature = temperature
         rate = optax.linear_schedule(
