@@ -188,6 +188,15 @@ def measure_peak(dtype: Any = jnp.float32, size: int = 0, repeats: int = 5) -> f
     return 2 * size**3 / best
 
 
+def measure_bandwidth(megabytes: int = 0, repeats: int = 5) -> float:
+    """Bytes a second that one large addition reads and writes."""
+    megabytes = megabytes or (256 if jax.default_backend() == "cpu" else 4096)
+    x = jnp.ones(megabytes * 250_000, jnp.float32)
+    add = jax.jit(lambda x: x + 1)
+    jax.block_until_ready(add(x))
+    return 2 * x.nbytes / min(clock(lambda: add(x))[0] for _ in range(repeats))
+
+
 def peak_memory() -> float | None:
     """Most bytes the first device has held, where it says so."""
     stats = jax.devices()[0].memory_stats()

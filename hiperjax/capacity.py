@@ -216,7 +216,7 @@ def forward_flops(
     return float(tokens * (linear + attention) + head)
 
 
-def _times(
+def floors(
     config: TransformerConfig,
     device: Device,
     mesh: AbstractMesh,
@@ -224,6 +224,7 @@ def _times(
     critic: Critic,
     reference: bool,
 ) -> tuple[Item, ...]:
+    """Least seconds of each phase of an iteration, no prefix shared."""
     devices, context = math.prod(mesh.shape.values()), load.prompt_tokens + load.reply_tokens
     tensor, own_slots = mesh.shape["tensor"], load.slots / meshes.row_ways(mesh)
     step = decode_step_seconds(config, device, own_slots, context, tensor)
@@ -350,7 +351,7 @@ def plan(
         amount = float(jnp.dtype(reference_dtype).itemsize * held)
         memory.append(Item("reference", amount, f"{reference_dtype}, for the KL term"))
     memory += _others(config, mesh, load, critic)
-    times = _times(config, kind, mesh, load, critic, reference)
+    times = floors(config, kind, mesh, load, critic, reference)
     axes = " ".join(f"{axis}={size}" for axis, size in zip(meshes.AXES, sizes, strict=True))
     return Plan(f"{title} on {device} ({axes})", tuple(memory), kind.memory * (1 - RESERVED), times)
 

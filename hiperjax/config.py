@@ -270,10 +270,10 @@ class PpoConfig:
     """Passes over a batch."""
     sequence_length: int = 2560
     """Tokens of a packed sequence; grows where a single turn is longer."""
-    sequence_turns: int = 4
+    sequence_turns: int = 8
     """Turns packed into a sequence at most."""
-    minibatch_sequences: int = 64
-    """Packed sequences an optimizer step."""
+    minibatch_sequences: int = 48
+    """Packed sequences an optimizer step: with five to six turns in each, the paper's 256 turns."""
     micro_sequences: int = 0
     """Sequences a forward pass; gradients add up to the minibatch's. 0: the whole minibatch. On a
     CPU about 500 tokens stay in the cache; on an accelerator, what its memory holds."""

@@ -78,6 +78,8 @@ class Ledger:
     """by phase"""
     seconds: Mapping[str, float]
     """by kind; they sum to the whole"""
+    device: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """of those seconds, the device's: rollout (prefill and decode), update (scores as well)"""
 
     def metrics(self) -> dict[str, float]:
         """Shares of token slots that were not useful, by phase and kind: no clock in them."""
@@ -109,7 +111,7 @@ def keep_books(
             booked[kind] += device[name] * count / whole if whole else 0.0
         if not whole:
             booked["host"] += device[name]
-    return Ledger(dict(slots), booked)
+    return Ledger(dict(slots), booked, dict(device))
 
 
 def render(ledgers: list[Ledger]) -> str:

@@ -118,6 +118,21 @@ class Rollout:
         run.seconds["host"] = whole - sum(run.seconds.values())
         return RolloutResult([t for _, t in run.done], run.failures, run.stats, dict(run.seconds))
 
+    def parse(self, episode: _Episode, ids: np.ndarray) -> Blocks:
+        """What a reply says: once, when it is born."""
+        parsed = parse_reply(
+            self.pieces,
+            ids.tolist(),
+            current_subgoal=episode.subgoal,
+            first_turn=not episode.turns,
+            strict=self.strict_format,
+            rewrite_on_keep=self.rewrite_on_keep,
+        )
+        renderer, admissible = self.prompter.renderer, episode.observation.admissible
+        return dataclasses.replace(
+            parsed, action=renderer.restore_action(parsed.action, admissible)
+        )
+
 
 class _Run:
     """The state of one `collect`."""
@@ -216,7 +231,7 @@ class _Run:
     def harvest(self, lane: Lane) -> None:
         """Take finished replies, step their environments, ask for their next turns."""
         found = self.measure("device", lane.harvest)
-        parsed = [self._parse(episode, ids) for episode, ids, _ in found]
+        parsed = [self.r.parse(episode, ids) for episode, ids, _ in found]
         results = self.measure(
             "environment",
             self.r.workers.step,
@@ -229,20 +244,6 @@ class _Run:
                 self._leave(lane, episode)
             else:
                 self._record(lane, episode, ids, logprobs, blocks, result)
-
-    def _parse(self, episode: _Episode, ids: np.ndarray) -> Blocks:
-        parsed = parse_reply(
-            self.r.pieces,
-            ids.tolist(),
-            current_subgoal=episode.subgoal,
-            first_turn=not episode.turns,
-            strict=self.r.strict_format,
-            rewrite_on_keep=self.r.rewrite_on_keep,
-        )
-        renderer, admissible = self.r.prompter.renderer, episode.observation.admissible
-        return dataclasses.replace(
-            parsed, action=renderer.restore_action(parsed.action, admissible)
-        )
 
     def _record(
         self,

@@ -1,0 +1,154 @@
+"""The benchmarks compare what they say: same episodes, same gradients, real lengths."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import bench_iteration
+from experiments.bench_common import alternate, format_table, pick_tasks, rollout_by, verdict
+from experiments.bench_rollout import Game, count_equal
+from experiments.bench_update import Padded, build_ours, check_padded, resized_learner
+from experiments.lockstep import METER, MeteredLane, dead_shares, lock_step
+from experiments.padded_update import unpack
+from experiments.scripted import follow
+from hiperjax.acting.demonstrations import demonstrate, transcribe
+from hiperjax.assembly import build_agent, fold
+from hiperjax.config import validate
+from hiperjax.presets import PRESETS
+
+
+@pytest.fixture(scope="module")
+def agent():
+    config = PRESETS["household-tiny"][1]
+    model = dataclasses.replace(
+        config.model, hidden_size=16, intermediate_size=24, num_layers=1, embedding_std=0.3
+    )
+    rollout = dataclasses.replace(config.rollout, slots=12, episodes=14, decode_chunk=5)
+    env = dataclasses.replace(config.env, max_turns=4)
+    ppo = dataclasses.replace(config.ppo, minibatch_sequences=4)
+    return build_agent(
+        validate(dataclasses.replace(config, model=model, rollout=rollout, env=env, ppo=ppo))
+    )
+
+
+@pytest.fixture(scope="module")
+def game(agent):
+    return Game(agent.init_policy(), pick_tasks(agent, 14), temperature=1.0)
+
+
+@pytest.fixture(scope="module")
+def script(agent, game):
+    demos = demonstrate(agent.suite, game.tasks, max_turns=4, seed=0, noise=0.5)
+    return transcribe(agent.prompter, list(demos))
+
+
+def test_the_lock_step_rival_plays_our_episodes(agent, game):
+    ours, theirs = game.play(agent.rollout), game.play(lock_step(agent.rollout))
+    assert count_equal(ours.trajectories, theirs.trajectories) == len(game.tasks)
+    assert theirs.stats.reply_tokens == ours.stats.reply_tokens
+    assert theirs.stats.decode_slots > ours.stats.decode_slots
+
+
+def test_dead_slots_are_counted_chunk_by_chunk(agent, game):
+    METER.clear()
+    result = game.play(rollout_by(agent.rollout, MeteredLane))
+    drawn, computed = sum(x[2] for x in METER), sum(x[1] for x in METER)
+    assert computed == result.stats.decode_slots
+    assert result.stats.decode_tokens <= drawn <= computed
+    assert {x[0] for x in METER} == {True, False} and set(dead_shares()) == {
+        "whole", "steady", "tail",
+    }  # fmt: skip
+
+
+def test_a_scripted_rollout_has_the_scripts_worlds_and_lengths(agent, game, script):
+    """Prompts and what replies say are the script's; the tokens are the model's own."""
+    result = game.play(follow(agent.rollout, script))
+    assert not result.failures and len(result.trajectories) == len(script)
+    for ours, theirs in zip(result.trajectories, script, strict=True):
+        assert (ours.task_id, ours.ending, ours.success) == (
+            theirs.task_id, theirs.ending, theirs.success,
+        )  # fmt: skip
+        for a, b in zip(ours.turns, theirs.turns, strict=True):
+            np.testing.assert_array_equal(a.prompt_ids, b.prompt_ids)
+            assert len(a.response_ids) == len(b.response_ids) == len(a.behavior_logprobs)
+            assert a.blocks == b.blocks and (a.behavior_logprobs < 0).all()
+    tokens = sum(len(turn.response_ids) for t in script for turn in t.turns)
+    assert result.stats.reply_tokens == tokens
+    assert result.stats.decode_tokens == tokens - sum(len(t.turns) for t in script)
+
+
+def test_scripted_tokens_are_the_samplers(agent, game, script):
+    """Their log-probs are what the learner finds for the same tokens: nothing was shuffled."""
+    learner = agent.learner
+    playing = dataclasses.replace(game, temperature=learner.temperature)
+    episodes = playing.play(follow(agent.rollout, script))
+    batch, final = agent.pack(episodes.trajectories, seed=0)
+    state = learner.init(jax.tree.map(np.array, game.params), fold(0, 1))
+    scores = learner.score(state, batch, final, np.int32(batch.count))
+    mask = np.asarray(batch.rows.response_mask)
+    found = np.asarray(scores.logprobs)[mask]
+    np.testing.assert_allclose(found, np.asarray(batch.rows.behavior_logprobs)[mask], atol=2e-5)
+
+
+def test_a_script_with_longer_replies_than_the_limit_is_refused(agent, script):
+    short = rollout_by(agent.rollout, agent.rollout.lane_kind)
+    short.shape = dataclasses.replace(short.shape, reply=3)
+    with pytest.raises(ValueError, match="expected at most reply_length 3"):
+        follow(short, script)
+
+
+def test_the_padded_rival_has_our_gradient(agent, game, script, capsys):
+    episodes = game.play(follow(agent.rollout, script)).trajectories
+    ours = build_ours(agent, resized_learner(agent, 16, 1, 0), episodes)
+    p = agent.config.prompt
+    rows = unpack(ours.batch, ours.prepared, p.prompt_length + p.reply_length)
+    rival = Padded(ours, rows, 4)
+    check_padded(ours, rows, rival)
+    broken = rows._replace(advantage=rows.advantage + 1)
+    with pytest.raises(SystemExit, match="different gradients"):
+        check_padded(ours, broken, Padded(ours, broken, 4))
+
+
+def test_a_dry_iteration_needs_no_model(capsys, tmp_path):
+    args = bench_iteration.parse_args(
+        ["--shape", "qwen2.5-1.5b", "--dry", "--episodes", "2", "--max-turns", "3"]
+    )
+    run = bench_iteration.open_bench(args, tmp_path)
+    assert bench_iteration.dry(run, args) == 0
+    said = capsys.readouterr().out
+    assert "packed sequences" in said and "an iteration, at the roofline" in said
+
+
+def test_an_iteration_is_measured_and_its_parts_sum_up(capsys, tmp_path, monkeypatch):
+    words = "--episodes 2 --slots 2 --max-turns 2 --iterations 1"
+    out = tmp_path / "result.json"
+    monkeypatch.setattr("sys.argv", ["bench_iteration", *words.split(), "--out", str(out)])
+    assert bench_iteration.main() == 0
+    found = json.loads(out.read_text())
+    parts = {name: s for name, s in found["seconds"].items() if name != "iteration"}
+    assert sum(parts.values()) <= found["seconds"]["iteration"] * 1.001
+    assert 0 < found["mfu"] < 1.5 and 0 < found["decode_share"] < 2
+    assert found["compile_cold"] > found["compile_warm"] > 0
+    assert "iteration" in capsys.readouterr().out
+
+
+def test_results_in_the_repo_are_whole():
+    folder = pathlib.Path(bench_iteration.__file__).parent / "results"
+    results = sorted(folder.glob("*.json"))
+    assert results
+    for path in results:
+        found = json.loads(path.read_text())
+        assert {"machine", "arguments", "seconds", "floors", "mfu"} <= set(found)
+
+
+def test_clocks_alternate_and_tables_line_up():
+    seen = []
+    times = alternate({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 3)
+    assert seen == list("ababab") and set(times) == {"a", "b"}
+    lines = format_table(("name", "figure"), [["one", 1.0], ["longer", 12345.6]]).splitlines()
+    assert len({len(line) for line in lines}) == 1 and lines[2].endswith("12,346")
+    assert verdict(3.0, 5).endswith("MISSED") and verdict(3.0, 5, at_most=True).endswith("met")
