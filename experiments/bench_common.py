@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from hiperjax.acting.lanes import Lane
 from hiperjax.acting.rollout import Rollout
@@ -176,25 +175,6 @@ def describe_machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "versions": versions,
     }
-
-
-def measure_peak(dtype: Any = jnp.float32, size: int = 0, repeats: int = 5) -> float:
-    """Operations a second of one large matrix product: the peak that MFU is measured against."""
-    size = size or (1024 if jax.default_backend() == "cpu" else 8192)
-    a = jnp.ones((size, size), dtype)
-    multiply = jax.jit(lambda a, b: a @ b)
-    jax.block_until_ready(multiply(a, a))
-    best = min(clock(lambda: multiply(a, a))[0] for _ in range(repeats))
-    return 2 * size**3 / best
-
-
-def measure_bandwidth(megabytes: int = 0, repeats: int = 5) -> float:
-    """Bytes a second that one large addition reads and writes."""
-    megabytes = megabytes or (256 if jax.default_backend() == "cpu" else 4096)
-    x = jnp.ones(megabytes * 250_000, jnp.float32)
-    add = jax.jit(lambda x: x + 1)
-    jax.block_until_ready(add(x))
-    return 2 * x.nbytes / min(clock(lambda: add(x))[0] for _ in range(repeats))
 
 
 def peak_memory() -> float | None:

@@ -21,12 +21,10 @@ import json
 import math
 import pathlib
 import tempfile
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType
 from tokenizers import ByteLevelBPETokenizer
@@ -36,12 +34,11 @@ from experiments.bench_common import (
     bare_rollout,
     describe_machine,
     format_table,
-    measure_bandwidth,
-    measure_peak,
     peak_memory,
     private_cache,
     verdict,
 )
+from experiments.roofline import find_device, measure_decode
 from experiments.scripted import follow
 from hiperjax.acting.demonstrations import (
     Demonstration,
@@ -49,15 +46,12 @@ from hiperjax.acting.demonstrations import (
     list_texts,
     transcribe,
 )
-from hiperjax.acting.sampler import advance, init_state
 from hiperjax.assembly import build_agent, make_run_renderer, suite_options
 from hiperjax.capacity import (
-    DEVICES,
     Device,
     Workload,
     decode_step_seconds,
     floors,
-    parse_device,
     plan,
     render,
 )
@@ -67,7 +61,6 @@ from hiperjax.ledger import Ledger
 from hiperjax.ledger import render as render_ledger
 from hiperjax.mesh import AXES
 from hiperjax.models.tokenizers import END_OF_TURN, PAD
-from hiperjax.models.transformer import cast_params
 from hiperjax.presets import PRESETS
 from hiperjax.processes import SharedRollout
 from hiperjax.trainer import Run, choose_tasks, iterate, open_run
@@ -180,20 +173,6 @@ def measure(run: Run, args: argparse.Namespace) -> tuple[list[Trajectory], list[
 # -- what it could cost ----------------------------------------------------------------------------
 
 
-def find_device(name: str | None) -> tuple[Device, str]:
-    """A device by its datasheet, this machine's where it is known, else as measured."""
-    if name:
-        return parse_device(name)[0], f"{name} by its datasheet"
-    kind = jax.devices()[0].device_kind.lower()
-    for known, device in DEVICES.items():
-        if known in kind:
-            return device, f"{known} by its datasheet"
-    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    flops, bandwidth = measure_peak(jnp.dtype(dtype)), measure_bandwidth()
-    what = f"this machine as measured: {flops / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s"
-    return Device(0.0, bandwidth, flops), what
-
-
 def describe_load(run: Run, episodes: Sequence[Trajectory]) -> Workload:
     """An iteration's sizes, counted."""
     c = run.agent.config
@@ -218,40 +197,6 @@ def list_floors(run: Run, load: Workload, device: Device) -> dict[str, float]:
     reference = c.ppo.kl_coefficient != 0
     items = floors(run.agent.model, device, one, load, c.critic.kind, reference)
     return {item.name: item.amount for item in items}
-
-
-def measure_decode(run: Run, context: int, steps: int = 32, repeats: int = 5) -> float:
-    """Median seconds of a decode step, every slot live with this much context."""
-    rollout, model = bare_rollout(run.agent), run.agent.model
-    shape = rollout.shape
-    params = cast_params(run.state.policy, model.dtype)
-    found = []
-    room = shape.prompt + max(shape.reply, steps + 1)
-    for _ in range(repeats + 1):
-        state = init_state(model, shape.slots, room - steps - 1, steps + 1)
-        state = state._replace(
-            position=jnp.full(shape.slots, context, jnp.int32),
-            live=jnp.ones(shape.slots, bool),
-        )
-        reach = min(room, -(-(context + steps) // 64) * 64)
-        jax.block_until_ready(state)
-        started = time.perf_counter()
-        state = advance(
-            params,
-            state,
-            np.zeros(shape.slots, bool),
-            np.int32(shape.slots),
-            None,
-            steps=steps,
-            attend_to=reach,
-            config=model,
-            temperature=1.0,
-            top_p=1.0,
-            stop_ids=(),
-        )
-        jax.block_until_ready(state.steps)
-        found.append((time.perf_counter() - started) / steps)
-    return float(np.median(found[1:]))
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -290,7 +235,8 @@ def summarize(
     table = tabulate(timed, bound)
     seconds = {row[0]: row[1] for row in table}
     context = load.prompt_tokens + load.reply_tokens
-    step = measure_decode(run, context)
+    shape = bare_rollout(run.agent).shape
+    step = measure_decode(run.state.policy, run.agent.model, shape, context)
     least = decode_step_seconds(run.agent.model, device, load.slots, context)
     return {
         "episodes": len(script),

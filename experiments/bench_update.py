@@ -29,12 +29,12 @@ from experiments.bench_common import (
     clock,
     describe_machine,
     format_table,
-    measure_peak,
     pick_tasks,
     prepare,
     verdict,
 )
 from experiments.padded_update import PaddedRows, PaddedUpdate, unpack
+from experiments.roofline import measure_peak
 from hiperjax.assembly import Agent, fold, make_learner
 from hiperjax.capacity import forward_flops
 from hiperjax.learning.batches import LearnerBatch

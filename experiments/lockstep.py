@@ -19,7 +19,7 @@ from experiments.bench_common import rollout_by
 from hiperjax.acting.lanes import Lane
 from hiperjax.acting.prompts import Prompter
 from hiperjax.acting.rollout import Rollout
-from hiperjax.acting.sampler import advance, start
+from hiperjax.acting.sampler import advance, place, start
 
 
 class WholePrompter(Prompter):
@@ -70,16 +70,18 @@ class LockStepLane(Lane[Any]):
                 lengths[i] = len(found.prompt)
                 numbers[i], turns[i] = found.number, found.turn
                 found.turn += slot is None
+                found.waiting, found.scanned = False, 0
         owned = [slot for slot in self.slots if slot is not None]
         used = sum(len(slot.prompt) for slot in owned)
         self.stats.prompt_tokens += used
         self.stats.prefill_slots += count * limit
         self.stats.prefill_row_pad += (count - len(owned)) * limit
         self.stats.prefill_bucket_pad += len(owned) * limit - used
-        self.state = start(
-            self.params, self.state, np.arange(count, dtype=np.int32), tokens, lengths, self.key,
-            numbers, turns, None, **self.static,
+        opening = start(
+            self.params, tokens, lengths, self.key, numbers, turns, None,
+            room=limit + self.shape.reply, **self.static,
         )  # fmt: skip
+        self.state = place(self.state, opening, np.arange(count, dtype=np.int32))
         self.state = advance(
             self.params,
             self.state,

@@ -42,7 +42,7 @@ class ScriptedLane(Lane[Any]):
     script: Sequence[Trajectory] = ()
 
     def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options | {"stop_ids": (), "find_stop": lambda ids: None})
+        super().__init__(*args, **options | {"stop_ids": (), "find_stop": lambda ids, start: None})
 
     def _length(self, index: int) -> int:
         slot = self._at(index)

@@ -110,10 +110,11 @@ def sample(mesh, config, policy):
     with jax.set_mesh(own):
         state = sampler.init_state(config, count, 6, 8)
         slots = jnp.arange(count, dtype=jnp.int32)
-        state = sampler.start(
-            params, state, slots, prompts, lengths, jax.random.key(3), slots + first, slots * 0,
-            **options,
+        opening = sampler.start(
+            params, prompts, lengths, jax.random.key(3), slots + first, slots * 0,
+            room=6 + 8, **options,
         )  # fmt: skip
+        state = sampler.place(state, opening, slots)
         rest = jnp.int32(count)
         split = meshes.row_ways(own) * own.shape["tensor"]
         assert state.cache.k.addressable_shards[0].data.size == state.cache.k.size // split

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiperjax.acting.sampler import advance, draw, init_state, start
+from hiperjax.acting.sampler import advance, draw, init_state, place, start
 from hiperjax.models.transformer import TransformerConfig, forward, init_params, logits
 
 CONFIG = TransformerConfig(
@@ -28,9 +28,10 @@ def sample(slots: list[int], total: int, chunk: int, temperature: float = 1.0, l
     number = np.arange(len(PROMPTS), dtype=np.int32)
     static = dict(config=CONFIG, temperature=temperature, top_p=1.0, stop_ids=STOP)
     where = np.array(slots, np.int32)
-    state = start(
-        PARAMS, state, where, tokens, lengths, jax.random.key(7), number, number, **static
+    opening = start(
+        PARAMS, tokens, lengths, jax.random.key(7), number, number, room=12 + REPLY, **static
     )
+    state = place(state, opening, where)
     halted = np.zeros(total, bool)
     for _ in range(-(-REPLY // chunk)):
         state = advance(PARAMS, state, halted, np.int32(total), steps=chunk, **static)

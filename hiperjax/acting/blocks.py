@@ -30,8 +30,14 @@ def normalize_subgoal(subgoal: str) -> str:
     return " ".join(subgoal.lower().split())
 
 
-def find_stop(pieces: Sequence[bytes], ids: Sequence[int]) -> int | None:
-    """Number of tokens up to and including the one that completes the action block, if any."""
+def find_stop(pieces: Sequence[bytes], ids: Sequence[int], start: int = 0) -> int | None:
+    """Number of tokens up to and including the one that completes the action block, if any.
+
+    The first `start` tokens are known to complete none.
+    """
+    last = CLOSING_ACTION.encode()[-1:]
+    if not any(last in pieces[i] for i in ids[start:]):
+        return None
     reply = ReplyBytes(pieces, ids)
     at = reply.data.find(CLOSING_ACTION.encode())
     return None if at < 0 else reply.span(at, at + len(CLOSING_ACTION))[1]

@@ -16,10 +16,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from hiperjax.acting.sampler import SamplerState, advance, init_state, keep_slots, start
+from hiperjax.acting.sampler import SamplerState, advance, init_state, keep_slots, place, start
 from hiperjax.models.transformer import KeyValues, Params, TransformerConfig
 
 Owner = TypeVar("Owner")
+SHRINK = 2.0
+"""Ratio of the sizes a lane shrinks through: each costs a compilation, and saves dead slots."""
+PATIENCE = 2
+"""Prompts short of a group wait while so many groups' worth of slots are decoding."""
 LONG_CACHE = 512
 """Tokens of a slot from which decoding reads no more of the cache than a bucket in use."""
 
@@ -91,12 +95,13 @@ class LaneShape:
     def row_ladder(self) -> tuple[int, ...]:
         """Numbers of slots a lane may shrink to."""
         return make_ladder(
-            self.slots, bottom=max(4, self.multiple), ratio=3.0, multiple=self.multiple
+            self.slots, bottom=max(4, self.multiple), ratio=SHRINK, multiple=self.multiple
         )
 
     @property
     def length_ladder(self) -> tuple[int, ...]:
-        return make_ladder(self.prompt, bottom=48, ratio=math.sqrt(2), multiple=8)
+        """Tokens that a group of prompts is padded to."""
+        return make_ladder(self.prompt, bottom=32, ratio=1.25, multiple=8)
 
     @property
     def reach_ladder(self) -> tuple[int, ...]:
@@ -114,7 +119,11 @@ class _Slot(Generic[Owner]):
     """what follows the shared prefix"""
     number: int
     turn: int
+    asked: int
+    """when, in prompts of the lane"""
     waiting: bool = True
+    scanned: int = 0
+    """tokens of the reply that complete nothing"""
 
 
 class Lane(Generic[Owner]):
@@ -128,7 +137,7 @@ class Lane(Generic[Owner]):
         key: Key[Array, ""],
         *,
         prefix: KeyValues | None,
-        find_stop: Callable[[list[int]], int | None],
+        find_stop: Callable[[list[int], int], int | None],
         stats: RolloutStats,
         **sampling: Any,
     ):
@@ -138,7 +147,7 @@ class Lane(Generic[Owner]):
         self.slots: list[_Slot[Owner] | None] = [None] * shape.slots
         self.halted = np.zeros(shape.slots, bool)
         self.state: SamplerState = init_state(config, shape.slots, shape.prompt, shape.reply)
-        self._steps = 0
+        self._steps = self._asked = 0
 
     @property
     def free(self) -> int:
@@ -154,7 +163,8 @@ class Lane(Generic[Owner]):
         held = (i for i, slot in enumerate(self.slots) if slot is not None and slot.owner is owner)
         at = next(held, None)
         at = self.slots.index(None) if at is None else at
-        self.slots[at] = _Slot(owner, prompt, number, turn)
+        self.slots[at] = _Slot(owner, prompt, number, turn, self._asked)
+        self._asked += 1
 
     def release(self, owner: Owner) -> None:
         """Free the owner's slot."""
@@ -172,10 +182,18 @@ class Lane(Generic[Owner]):
         self.halted = self.halted[kept]
 
     def run(self) -> None:
-        """Prefill the prompts that wait and dispatch a chunk of decoding; does not block."""
+        """Prefill the prompts that wait and dispatch a chunk of decoding; does not block.
+
+        A group that is not full waits for the next chunk, as long as enough other replies are under
+        way to fill it soon: a row of padding costs more than some steps of a slot at rest.
+        """
         waiting = [i for i, slot in enumerate(self.slots) if slot is not None and slot.waiting]
-        waiting.sort(key=lambda i: (len(self._at(i).prompt), i))
+        waiting.sort(key=lambda i: self._at(i).asked)
         rows = self.shape.prefill_rows
+        left = len(waiting) % rows
+        if len(self.slots) - self.free - left >= PATIENCE * rows:
+            waiting = waiting[: len(waiting) - left]
+        waiting.sort(key=lambda i: (len(self._at(i).prompt), i))
         for first in range(0, len(waiting), rows):
             self._prefill(waiting[first : first + rows])
         if self.busy:
@@ -205,15 +223,18 @@ class Lane(Generic[Owner]):
         self.stats.prefill_slots += rows * length
         self.stats.prefill_row_pad += (rows - len(found)) * length
         self.stats.prefill_bucket_pad += len(found) * length - used
-        self.state = start(
-            self.params, self.state, where, tokens, lengths, self.key, numbers, turns, self.prefix,
-            **self.static,
+        room = self.shape.prompt + self.shape.reply
+        opening = start(
+            self.params, tokens, lengths, self.key, numbers, turns, self.prefix,
+            room=room, **self.static,
         )  # fmt: skip
+        self.state = place(self.state, opening, where)
 
     def _decode(self) -> None:
-        owned = sum(slot is not None for slot in self.slots)
-        refill = max(1, min(self.shape.refill, owned // 4))
-        reach = max(len(slot.prompt) for slot in self.slots if slot is not None) + self.shape.reply
+        owned = [slot for slot in self.slots if slot is not None]
+        held = sum(slot.waiting for slot in owned)
+        refill = max(1, min(self.shape.refill, len(owned) // 4) - held)
+        reach = max(len(slot.prompt) for slot in owned) + self.shape.reply
         self.state = advance(
             self.params,
             self.state,
@@ -237,10 +258,11 @@ class Lane(Generic[Owner]):
         self._steps = int(steps)
         done = []
         for i, slot in enumerate(self.slots):
-            if slot is None:
+            if slot is None or slot.waiting:
                 continue
             ids = reply[i, : count[i]]
-            stop = self.find_stop(ids.tolist())
+            stop = self.find_stop(ids.tolist(), slot.scanned)
+            slot.scanned = len(ids)
             if stop is not None or not live[i]:
                 self.halted[i] = True
                 ids = ids[:stop].copy()

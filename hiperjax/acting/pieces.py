@@ -19,8 +19,10 @@ def _byte_decoder() -> dict[str, int]:
     return table | {chr(256 + i): b for i, b in enumerate(extra)}
 
 
-def build_pieces(tokenizer: Any) -> tuple[bytes, ...]:
+def build_pieces(tokenizer: Any, size: int = 0) -> tuple[bytes, ...]:
     """Bytes of every token id of a Hugging Face fast tokenizer (byte-level BPE or word level).
+
+    A model may have `size` ids, more than its tokenizer: those have no bytes, but can be sampled.
 
     A word-level token is preceded by a blank unless it is an added token (a tag or a special
     token), so that concatenated pieces read like the decoded text.
@@ -28,7 +30,7 @@ def build_pieces(tokenizer: Any) -> tuple[bytes, ...]:
     decoder = _byte_decoder()
     added = tokenizer.get_added_vocab()
     byte_level = type(tokenizer.backend_tokenizer.model).__name__ == "BPE"
-    pieces = [b""] * len(tokenizer)
+    pieces = [b""] * max(len(tokenizer), size)
     for token, index in tokenizer.get_vocab().items():
         if token in added:
             pieces[index] = token.encode()

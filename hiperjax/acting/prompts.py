@@ -133,10 +133,18 @@ _GROUPS = (("go to ", "", " "), ("click[", "]", " , "))
 """Opening and closing of commands listed under one heading, and what separates their insides."""
 
 
+@functools.lru_cache(maxsize=8192)
 def _squeeze(text: str) -> str:
     """Lower-case, drop articles, prepositions and punctuation, take identifiers apart."""
     kept = _DROPPED.sub(" ", _BANNER.sub(" ", text).lower())
     return " ".join(_IDENTIFIER.sub(r"\1 \2 \3", kept).split())
+
+
+@functools.lru_cache(maxsize=8192)
+def _take_apart(action: str) -> str:
+    """Set brackets apart as words, take identifiers apart."""
+    apart = re.sub(r"([\[\]])", r" \1 ", action).lower()
+    return " ".join(_IDENTIFIER.sub(r"\1 \2 \3", apart).split())
 
 
 def _star(text: str, wanted: set[str]) -> str:
@@ -181,8 +189,7 @@ class CompactRenderer:
 
     def render_action(self, action: str) -> str:
         """Set brackets apart as words, take identifiers apart."""
-        apart = re.sub(r"([\[\]])", r" \1 ", action).lower()
-        return " ".join(_IDENTIFIER.sub(r"\1 \2 \3", apart).split())
+        return _take_apart(action)
 
     def render_subgoal(self, subgoal: str) -> str:
         """Drop articles and prepositions."""

@@ -88,7 +88,7 @@ class Rollout:
         )
         self.strict_format, self.rewrite_on_keep = strict_format, rewrite_on_keep
         tokenizer = prompter.tokenizer
-        self.pieces = build_pieces(tokenizer)
+        self.pieces = build_pieces(tokenizer, config.vocab_size)
         stop = {tokenizer.eos_token_id, tokenizer.get_vocab().get(CLOSING_ACTION)}
         self.stop_ids = tuple(sorted(i for i in stop if i is not None))
 

@@ -118,11 +118,20 @@ def _is_stop(token: Int[Array, " P"], stop_ids: tuple[int, ...]) -> Bool[Array, 
     return jnp.isin(token, jnp.asarray(stop_ids, jnp.int32))
 
 
-@partial(jax.jit, static_argnames=("config", "top_p", "stop_ids"), donate_argnames="state")
+class Opening(NamedTuple):
+    """Replies of `P` prompts that were prefilled, before they have a slot."""
+
+    cache: KeyValues
+    token: Int[Array, " P"]
+    logprob: Float[Array, " P"]
+    position: Int[Array, " P"]
+    live: Bool[Array, " P"]
+    keys: Key[Array, " P"]
+
+
+@partial(jax.jit, static_argnames=("config", "top_p", "stop_ids", "room"))
 def start(
     params: Params,
-    state: SamplerState,
-    slots: Int[Array, " P"],
     tokens: Int[Array, "P L"],
     lengths: Int[Array, " P"],
     key: Key[Array, ""],
@@ -134,11 +143,12 @@ def start(
     temperature: float | Float[Array, ""],
     top_p: float,
     stop_ids: tuple[int, ...],
-) -> SamplerState:
+    room: int,
+) -> Opening:
     """Prefill `P` prompts, what follows the prefix of them, and draw each reply's first token.
 
-    A padding entry has a slot number past the last one: whatever it computes is dropped. Draws are
-    keyed by (`key`, episode, turn, token).
+    Draws are keyed by (`key`, episode, turn, token). `room` (static) is what a slot's cache holds:
+    keys and values are padded to it, so that `place` is one program for all lengths.
     """
     keys = jax.vmap(lambda e, t: jax.random.fold_in(jax.random.fold_in(key, e), t))(episodes, turns)
     hidden, kv = prefill(params, config, tokens, lengths, prefix=prefix)
@@ -146,23 +156,31 @@ def start(
     token, logprob = draw(
         logits(params, config, last), keys, jnp.zeros_like(lengths), temperature, top_p
     )
+    pad = ((0, 0), (0, 0), (0, 0), (0, room - tokens.shape[1]), (0, 0))
+    cache = jax.tree.map(lambda part: jnp.pad(part, pad), kv)
+    return Opening(cache, token, logprob, lengths, ~_is_stop(token, stop_ids), keys)
+
+
+@partial(jax.jit, donate_argnames="state")
+def place(state: SamplerState, opening: Opening, slots: Int[Array, " P"]) -> SamplerState:
+    """Put replies that begin into slots. A slot number past the last one drops its reply."""
 
     def put(whole: Array, part: Array) -> Array:
         return whole.at[slots].set(part, mode="drop")
 
     def put_cache(whole: Array, part: Array) -> Array:
-        return whole.at[:, slots, :, : tokens.shape[1]].set(part.astype(whole.dtype), mode="drop")
+        return whole.at[:, slots].set(part.astype(whole.dtype), mode="drop")
 
     replies = state.reply.shape[1]
     return SamplerState(
-        cache=jax.tree.map(put_cache, state.cache, kv),
-        token=put(state.token, token),
-        position=put(state.position, lengths),
-        count=put(state.count, jnp.ones_like(lengths)),
-        live=put(state.live, ~_is_stop(token, stop_ids) & (replies > 1)),
-        keys=put(state.keys, keys),
-        reply=state.reply.at[slots, 0].set(token, mode="drop"),
-        logprobs=state.logprobs.at[slots, 0].set(logprob, mode="drop"),
+        cache=jax.tree.map(put_cache, state.cache, opening.cache),
+        token=put(state.token, opening.token),
+        position=put(state.position, opening.position),
+        count=put(state.count, jnp.ones_like(opening.position)),
+        live=put(state.live, opening.live & (replies > 1)),
+        keys=put(state.keys, opening.keys),
+        reply=state.reply.at[slots, 0].set(opening.token, mode="drop"),
+        logprobs=state.logprobs.at[slots, 0].set(opening.logprob, mode="drop"),
         steps=state.steps,
     )
 
