@@ -175,3 +175,16 @@ def test_official_games_of_valid_seen(tmp_path, monkeypatch):
     library = load_library(extract_official("valid_seen"))
     assert "| valid_seen | 35 | 13 | 27 | 16 | 25 | 24 | 140 |" in format_stats(library)
     assert library.nbytes < 200_000
+
+
+def test_tasks_come_in_an_order_without_meaning(root, monkeypatch):
+    """By path they are sorted by type: the first few would all be of one."""
+    suite = AlfworldSuite(root)
+    heat = PLACE.replace("pick_and_place_simple", "pick_heat_then_place_in_recep")
+    paths = tuple(f"train/{kind}/trial_{i:02}" for kind in (PLACE, heat) for i in range(40))
+    monkeypatch.setattr(suite._library, "list_split", lambda split: paths)
+    tasks = suite.tasks("train")
+    assert sorted(tasks) == sorted(paths) and tasks == suite.tasks("train")
+    assert {suite.task_type(task) for task in tasks[:10]} == {
+        suite.task_type(task) for task in paths
+    }

@@ -1,5 +1,6 @@
 """The two suites: `household` (generated games) and `alfworld` (official games from a folder)."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -188,6 +189,9 @@ class AlfworldSuite(GameSource):
     def tasks(self, split: str) -> Sequence[str]:
         known = split in self.splits
         paths = self._library.list_split(split if known else self.aliases.get(split, split))
+        # In an order without meaning, always the same: by path they are sorted by task type, and
+        # the first or last few hundred would be of one type.
+        paths = sorted(paths, key=lambda path: hashlib.sha256(path.encode()).digest())
         return tuple(path for path in paths if read_task_type(path) in self._task_types)
 
     def task_type(self, task_id: str) -> str:
