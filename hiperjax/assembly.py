@@ -309,6 +309,7 @@ def build_agent(config: RunConfig, folder: pathlib.Path | None = None) -> Agent:
         max_turns=max_turns,
         decode_chunk=r.decode_chunk,
         refill=r.refill,
+        prefill_rows=r.prefill_rows,
         lanes=r.lanes,
         row_multiple=placement.sampler_ways,
         strict_format=p.strict_format,

@@ -116,8 +116,10 @@ class RolloutConfig:
     decode_chunk: int = 16
     """Tokens decoded under one dispatch at most."""
     refill: int = 0
-    """A dispatch ends as soon as so many slots have finished their reply; 0: a sixteenth of them,
-    at least 4."""
+    """A dispatch ends as soon as so many slots have finished their reply; 0: an eighth of them, at
+    least 4 and at most 8."""
+    prefill_rows: int = 4
+    """Prompts of a prefill, of similar length; on a CPU 4 stay in the cache."""
     lanes: int = 1
     """Halves (or thirds) of the slots: the device decodes one while the host steps another's
     environments. 2 pays where the device is fast."""

@@ -72,12 +72,13 @@ _ALFWORLD_SMALL = dataclasses.replace(
     _HOUSEHOLD_TINY,
     env=EnvConfig(suite="alfworld"),
     model=ModelConfig(hidden_size=96, intermediate_size=264, num_heads=6),
-    prompt=PromptConfig(style="compact", history_length=1, prompt_length=320, reply_length=24),
+    prompt=PromptConfig(style="compact", history_length=2, prompt_length=320, reply_length=24),
     ppo=dataclasses.replace(_TINY_PPO, sequence_length=344, sequence_turns=4, micro_sequences=2),
     imitation=ImitationConfig(
         steps=400, episodes=1200, sequences=14, check_every=25, stop_loss=0.1
     ),
-    eval=EvalConfig(every=10, splits=("valid_seen",)),
+    # As the official validation: greedy, an agent that sees little of its past goes in circles.
+    eval=EvalConfig(every=10, splits=("valid_seen",), temperature=0.4),
     target=None,
 )
 
@@ -92,7 +93,7 @@ def _published(shape: str, **model: Any) -> ModelConfig:
 _ALFWORLD_QWEN = RunConfig(
     env=EnvConfig(suite="alfworld", max_turns=50),
     model=_published("qwen2.5-1.5b"),
-    rollout=RolloutConfig(slots=128),
+    rollout=RolloutConfig(slots=128, prefill_rows=8),
     credit=_OFFICIAL_CREDIT,
     critic=_OFFICIAL_CRITIC,
     ppo=PpoConfig(micro_sequences=4),

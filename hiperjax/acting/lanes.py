@@ -83,13 +83,15 @@ class LaneShape:
     chunk: int
     """decode steps under one dispatch at most"""
     refill: int
-    """a chunk ends as soon as so many slots have finished; also rows of a prefill"""
+    """a chunk ends as soon as so many slots have finished"""
+    rows: int = 4
+    """prompts of a prefill, before they are rounded up to `multiple`"""
     multiple: int = 1
     """rows of every program are a multiple of this: ways the mesh splits them"""
 
     @property
     def prefill_rows(self) -> int:
-        return min(self.slots, -(-self.refill // self.multiple) * self.multiple)
+        return min(self.slots, -(-self.rows // self.multiple) * self.multiple)
 
     @property
     def row_ladder(self) -> tuple[int, ...]:

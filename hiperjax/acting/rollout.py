@@ -70,6 +70,7 @@ class Rollout:
         max_turns: int,
         decode_chunk: int,
         refill: int = 0,
+        prefill_rows: int = 4,
         lanes: int = 1,
         row_multiple: int = 1,
         strict_format: bool = True,
@@ -83,7 +84,8 @@ class Rollout:
             prompt=prompt_length - len(prompter.shared_prefix),
             reply=reply_length,
             chunk=decode_chunk,
-            refill=refill or max(4, slots // lanes // 16),
+            refill=refill or min(8, max(4, slots // lanes // 8)),
+            rows=prefill_rows,
             multiple=row_multiple,
         )
         self.strict_format, self.rewrite_on_keep = strict_format, rewrite_on_keep
