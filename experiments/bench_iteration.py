@@ -81,7 +81,9 @@ def make_config(args: argparse.Namespace) -> RunConfig:
     config = PRESETS[SMALL if tiny else PUBLISHED][1]
     model, prompt = config.model, config.prompt
     if not tiny:
-        model = dataclasses.replace(model, shape=args.shape, random_weights=True)
+        model = dataclasses.replace(
+            model, shape=args.shape, random_weights=True, attention=args.attention
+        )
         prompt = dataclasses.replace(prompt, reply_length=args.reply_length)
     micro = args.micro or config.ppo.micro_sequences
     size = -(-config.ppo.minibatch_sequences // micro) * micro
@@ -344,6 +346,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--noise", type=float, default=0.5, help="random share of the expert")
     parser.add_argument("--iterations", type=int, default=2, help="after one that compiles")
     parser.add_argument("--critic", help="separate (published shapes), shared, features (tiny)")
+    parser.add_argument("--attention", default="xla", help="xla, cudnn (published shapes)")
     parser.add_argument("--micro", type=int, help="sequences of a forward pass")
     parser.add_argument("--tokenizer", type=pathlib.Path, help="folder; default: made here")
     parser.add_argument("--device", help="for floors and plans: h200, a100, ...")

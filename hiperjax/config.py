@@ -57,8 +57,8 @@ class ModelConfig:
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass computes again instead of keeping it."""
     attention: Literal["xla", "cudnn"] = "xla"
-    """Attention of whole rows without a mask: cudnn wants an NVIDIA GPU and bfloat16; packed
-    sequences, which need a mask, stay with xla."""
+    """Attention of whole rows; cudnn (NVIDIA GPU and bfloat16) keeps no scores. Decoding stays with
+    xla, and so do windows beside a shared prefix."""
     decode_unroll: int = 1
     """Layers unrolled per step of the decode loop over layers."""
     lora_rank: int = 0

@@ -151,5 +151,28 @@ def test_what_cannot_be_masked_is_refused():
     own = (y["query"], y["key"], y["value"])
     with pytest.raises(ValueError, match="either mask or lengths"):
         attend(*own)
-    with pytest.raises(ValueError, match="cudnn takes lengths"):
-        attend(*own, mask=jnp.asarray(causal([Q, Q])), implementation="cudnn")
+    shared = Shared(*(y[name][0] for name in ("key", "value")))
+    with pytest.raises(ValueError, match="cudnn takes lengths beside shared"):
+        attend(*own, mask=jnp.asarray(causal([Q, Q])), shared=shared, implementation="cudnn")
+
+
+def test_packed_rows_lower_to_the_fused_kernel_forward_and_backward(monkeypatch):
+    """What a machine without a GPU can tell: the program asks for cuDNN's kernel, no scores."""
+    fused = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    if not hasattr(fused, "check_cudnn_version"):
+        pytest.skip("this JAX asks for cuDNN's version elsewhere")
+    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91200)
+    length, heads, groups, size = 128, 4, 2, 64
+    wide = jax.ShapeDtypeStruct((2, length, heads, size), jnp.bfloat16)
+    narrow = jax.ShapeDtypeStruct((2, groups, length, size), jnp.bfloat16)
+    mask = jax.ShapeDtypeStruct((2, length, length), bool)
+
+    def loss(query, key, value, mask):
+        out = attend(query, key, value, mask=mask, implementation="cudnn")
+        return out.astype(jnp.float32).sum()
+
+    traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(wide, narrow, narrow, mask)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "__cudnn$fmhaScaleBiasSoftmax(" in text
+    assert "__cudnn$fmhaScaleBiasSoftmaxBackward(" in text
+    assert f"x{length}x{length}xf32" not in text

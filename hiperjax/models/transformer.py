@@ -160,6 +160,7 @@ def _attend(
             rows = context.query_position.shape[0]
             before = jnp.broadcast_to(jnp.arange(prefix.k.shape[1]), (rows, prefix.k.shape[1]))
             shared_mask = window_mask(context.query_position, before, window)
+    whole_rows = mask is None or (prefix is None and query.shape[1] > 1)
     return attend(
         query,
         own.k,
@@ -168,7 +169,7 @@ def _attend(
         lengths=context.lengths if mask is None else None,
         shared=prefix,
         shared_mask=shared_mask,
-        implementation=config.attention if mask is None else "xla",
+        implementation=config.attention if whole_rows else "xla",
     )
 
 

@@ -5,8 +5,9 @@ key-value heads, `d` head size. Keys and values come head first, `[N G K d]`: th
 plain batched matrix products, on every backend, with no transpose of a cache.
 
 The prefix is never copied to the rows: its scores come from one product with all queries, and the
-two parts share one softmax. Two implementations: `xla`, which takes any mask; `cudnn` (NVIDIA GPU,
-16-bit), causal over right-padded rows by their lengths, whose parts are merged by log-sum-exp.
+two parts share one softmax. Two implementations: `xla`, which takes any mask and keeps all scores;
+`cudnn` (NVIDIA GPU, 16-bit), which keeps none: over right-padded rows by their lengths, parts
+merged by log-sum-exp, or over a row's own keys by a mask, given to the kernel as a bias.
 """
 
 import math
@@ -74,9 +75,15 @@ def attend(
     if (mask is None) == (lengths is None):
         raise ValueError("attend: give either mask or lengths, and not both")
     if implementation == "cudnn":
-        if lengths is None or shared_mask is not None:
-            raise ValueError("attend: cudnn takes lengths; a mask needs implementation xla")
-        return _attend_cudnn(query, key, value, lengths, shared)
+        if shared_mask is not None or (mask is not None and shared is not None):
+            raise ValueError(
+                "attend: cudnn takes lengths beside shared keys; a mask needs implementation xla"
+            )
+        if lengths is not None:
+            return _attend_cudnn(query, key, value, lengths, shared)
+        assert mask is not None
+        columns = (query, key.swapaxes(1, 2), value.swapaxes(1, 2))
+        return jax.nn.dot_product_attention(*columns, mask=mask[:, None], implementation="cudnn")
     if mask is None:
         assert lengths is not None
         mask = row_mask(jnp.arange(key.shape[2])[None] < lengths[:, None])
