@@ -32,7 +32,9 @@ from experiments.bench_common import (
     rollout_by,
     verdict,
 )
-from experiments.lockstep import METER, MeteredLane, dead_shares, lock_step
+from experiments.lockstep import lock_step
+from experiments.metered import METER, MeteredLane
+from hiperjax.acting.lanes import RolloutStats
 from hiperjax.acting.rollout import Rollout, RolloutResult
 from hiperjax.assembly import fold
 from hiperjax.export import spell_out
@@ -107,7 +109,9 @@ def main() -> int:
     parser.add_argument("--shape", default="household-tiny", help="preset of the policy played")
     parser.add_argument("--run", type=pathlib.Path, help="a trained run instead of imitation")
     parser.add_argument("--imitation", type=int, default=400, help="steps before the rollout")
-    parser.add_argument("--max-turns", type=int, help="turns an episode; default: the preset's")
+    parser.add_argument(
+        "--max-turns", type=int, default=50, help="of an episode; ALFWorld's limit, 0: the preset's"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--no-growth", action="store_true")
@@ -162,14 +166,45 @@ def report(game: Game, ours: Rollout, args: argparse.Namespace) -> int:
     )
     print("first call, compilation included:", {k: round(v, 1) for k, v in cold.items()}, "s")
     print("seconds of ours:", {k: round(v, 2) for k, v in a.seconds.items()})
-    METER.clear()
-    game.play(rollout_by(ours, MeteredLane))
-    dead = dead_shares()
-    print("dead slot-steps of ours:", {k: f"{v:.1%}" for k, v in dead.items()})
+    dead = profile(game, ours)
+    tell_bound(a.stats, b.stats)
     if not args.no_growth:
         growth = measure_growth(game, ours, len(game.tasks))
         print(format_table(("growth", "turns", "wall s", "CPU s", "CPU ms a turn"), growth))
     return _judge(times, dead)
+
+
+def profile(game: Game, ours: Rollout) -> dict[str, float]:
+    """Where our seconds go, every call waited for; returns shares of dead slot-steps."""
+    METER.clear()
+    started = time.perf_counter()
+    result = game.play(rollout_by(ours, MeteredLane))
+    whole = time.perf_counter() - started
+    s = result.stats
+    parts = METER.seconds | {"environment": result.seconds["environment"]}
+    parts["host"] = whole - sum(parts.values())
+    slots = {"prefill": s.prefill_slots, "decode": s.decode_slots}
+    rows = [
+        [name, seconds, f"{seconds / whole:.0%}", METER.calls.get(name, ""), slots.get(name, ""),
+         1e6 * seconds / slots[name] if name in slots else ""]
+        for name, seconds in parts.items()
+    ]  # fmt: skip
+    print(format_table(("ours, taken apart", "s", "share", "calls", "slots", "us a slot"), rows))
+    dead = METER.dead_shares()
+    print("dead slot-steps of ours:", {k: f"{v:.1%}" for k, v in dead.items()})
+    return dead
+
+
+def tell_bound(ours: RolloutStats, theirs: RolloutStats) -> None:
+    """What a schedule alone could gain over the rival: its token slots for each useful one."""
+    useful = ours.prompt_tokens - ours.shared_tokens + ours.decode_tokens
+    spent = theirs.prefill_slots + theirs.decode_slots
+    own = ours.prefill_slots + ours.decode_slots
+    print(
+        f"token slots for each useful token: lock step {spent / useful:.2f}, ours "
+        f"{own / useful:.2f}; no schedule beats it by more than {spent / useful:.1f} times on the "
+        "device, where a slot costs the same"
+    )
 
 
 def _plain(result: RolloutResult, timing: Timing, ours: Timing) -> list[Any]:

@@ -12,7 +12,6 @@ turn is one dispatch.
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.bench_common import rollout_by
@@ -91,55 +90,6 @@ class LockStepLane(Lane[Any]):
             steps=self.shape.reply - 1,
             **self.static,
         )
-
-
-class MeteredLane(Lane[Any]):
-    """Our lane, which also counts slot-steps chunk by chunk: while every slot has an episode, and
-    in the tail, when some have none because no episode waits."""
-
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
-        self.counted = np.zeros(self.shape.slots, int)
-        self.log: list[tuple[bool, int, int]] = METER
-        """of each chunk: in the tail, slot-steps computed, tokens drawn"""
-        self.tail = False
-
-    def _prefill(self, members: list[int]) -> None:
-        super()._prefill(members)
-        self.counted[members] = 1
-
-    def shrink(self) -> None:
-        super().shrink()
-        self.counted = np.array(self.state.count)
-
-    def _decode(self) -> None:
-        self.tail = self.free > 0
-        super()._decode()
-
-    def harvest(self) -> list[Any]:
-        before = self.stats.decode_slots
-        done = super().harvest()
-        count = np.array(jax.device_get(self.state.count))
-        drawn = int((count - self.counted).sum())
-        self.counted = count
-        if self.stats.decode_slots > before:
-            self.log.append((self.tail, self.stats.decode_slots - before, drawn))
-        return done
-
-
-METER: list[tuple[bool, int, int]] = []
-"""Where metered lanes write; clear it before a rollout."""
-
-
-def dead_shares() -> dict[str, float]:
-    """Share of decode slot-steps that drew no token, of what metered lanes have seen: in all, while
-    every slot had an episode, and in the tail."""
-    parts = {"whole": METER, "steady": [x for x in METER if not x[0]]}
-    parts["tail"] = [x for x in METER if x[0]]
-    return {
-        name: 1 - sum(x[2] for x in chunks) / max(1, sum(x[1] for x in chunks))
-        for name, chunks in parts.items()
-    }
 
 
 def lock_step(rollout: Rollout) -> Rollout:

@@ -179,6 +179,8 @@ class CreditConfig:
     """The environment's reward is multiplied by this."""
     invalid_penalty: float = 0.1
     """Subtracted at a turn whose reply is malformed."""
+    inadmissible_penalty: float = 0.0
+    """Subtracted at a well-formed turn whose action is not in the admissible list."""
     keep_penalty: float = 0.0
     """Subtracted on KEEP turns (the official recipe: 0.3)."""
     keep_penalty_mode: Literal["fixed", "normalized"] = "normalized"

@@ -151,6 +151,8 @@ class TurnGrid(NamedTuple):
     """the environment's own, unshaped"""
     well_formed: Bool[Any, "B T"]
     keep_violation: Bool[Any, "B T"]
+    admissible: Bool[Any, "B T"]
+    """turns whose action stood in the admissible list"""
     terminated: Bool[Any, " B"]
     """False for a truncated episode and for a padding trajectory"""
     success: Bool[Any, " B"]

@@ -168,6 +168,9 @@ def test_penalties_are_named_and_add_up():
     np.testing.assert_allclose(terms["keep"], [[0, -0.1, -0.1, 0], [0, 0, 0, 0]])
     np.testing.assert_allclose(terms["invalid"], [[-0.1, 0, 0, -0.1], [0, 0, 0, 0]])
     np.testing.assert_allclose(terms["consistency"], [[0, -0.3, 0, 0], [0, 0, 0, 0]])
+    assert not np.asarray(terms["inadmissible"]).any()
+    wrong = shape_rewards(reward, mask, keep, **flags, inadmissible=keep, inadmissible_penalty=0.2)
+    np.testing.assert_allclose(wrong[1]["inadmissible"], [[0, -0.2, -0.2, 0], [-0.2, 0, 0, 0]])
     fixed = shape_rewards(reward, mask, keep, **flags, keep_penalty=0.4, keep_penalty_mode="fixed")
     np.testing.assert_allclose(fixed[1]["keep"], [[0, -0.4, -0.4, 0], [-0.4, 0, 0, 0]])
     with pytest.raises(ValueError, match=r"keep_penalty: found -0\.3"):

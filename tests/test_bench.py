@@ -12,7 +12,8 @@ from experiments import bench_iteration
 from experiments.bench_common import alternate, format_table, pick_tasks, rollout_by, verdict
 from experiments.bench_rollout import Game, count_equal
 from experiments.bench_update import Padded, build_ours, check_padded, resized_learner
-from experiments.lockstep import METER, MeteredLane, dead_shares, lock_step
+from experiments.lockstep import lock_step
+from experiments.metered import METER, MeteredLane
 from experiments.padded_update import unpack
 from experiments.scripted import follow
 from hiperjax.acting.demonstrations import demonstrate, transcribe
@@ -56,12 +57,12 @@ def test_the_lock_step_rival_plays_our_episodes(agent, game):
 def test_dead_slots_are_counted_chunk_by_chunk(agent, game):
     METER.clear()
     result = game.play(rollout_by(agent.rollout, MeteredLane))
-    drawn, computed = sum(x[2] for x in METER), sum(x[1] for x in METER)
+    drawn, computed = sum(x.drawn for x in METER.chunks), sum(x.computed for x in METER.chunks)
     assert computed == result.stats.decode_slots
     assert result.stats.decode_tokens <= drawn <= computed
-    assert {x[0] for x in METER} == {True, False} and set(dead_shares()) == {
-        "whole", "steady", "tail",
-    }  # fmt: skip
+    assert {x.tail for x in METER.chunks} == {True, False}
+    assert set(METER.dead_shares()) == {"whole", "steady", "tail"}
+    assert METER.calls["decode"] == len(METER.chunks) and min(METER.seconds.values()) > 0
 
 
 def test_a_scripted_rollout_has_the_scripts_worlds_and_lengths(agent, game, script):

@@ -75,6 +75,7 @@ def gather_inputs(
         grid.mask & ~grid.boundary,
         invalid=malformed,
         keep_violation=grid.keep_violation,
+        inadmissible=grid.well_formed & ~grid.admissible,
         **penalties,
     )
     # After a cut the next turn may keep or switch: its value is the one before that choice.

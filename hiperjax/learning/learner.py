@@ -209,6 +209,7 @@ class Learner:
             reward_scale=c.reward_scale,
             bootstrap=c.bootstrap == "proper",
             invalid_penalty=c.invalid_penalty,
+            inadmissible_penalty=c.inadmissible_penalty,
             keep_penalty=c.keep_penalty,
             keep_penalty_mode=c.keep_penalty_mode,
             consistency_penalty=c.consistency_penalty,

@@ -242,6 +242,7 @@ def pack_grid(
         reward=np.zeros((b, t), np.float32),
         well_formed=np.zeros((b, t), bool),
         keep_violation=np.zeros((b, t), bool),
+        admissible=np.zeros((b, t), bool),
         terminated=np.zeros(b, bool),
         success=np.zeros(b, bool),
         group_id=np.zeros(b, np.int32),
@@ -272,6 +273,7 @@ def pack_grid(
         grid.reward[i, :k] = [turn.reward for turn in turns]
         grid.well_formed[i, :k] = [turn.blocks.well_formed for turn in turns]
         grid.keep_violation[i, :k] = [turn.blocks.keep_violation for turn in turns]
+        grid.admissible[i, :k] = [turn.admissible for turn in turns]
         grid.reply_tokens[i, :k] = [len(turn.response_ids) for turn in turns]
         grid.milestone[i, :k] = [turn.milestone for turn in turns]
         grid.state_id[i, :k] = [next(states) for _ in turns]

@@ -16,7 +16,9 @@ def shape_rewards(
     *,
     invalid: Bool[Array, "B T"],
     keep_violation: Bool[Array, "B T"],
+    inadmissible: Bool[Array, "B T"] | None = None,
     invalid_penalty: float = 0.1,
+    inadmissible_penalty: float = 0.0,
     keep_penalty: float = 0.0,
     keep_penalty_mode: KeepMode = "normalized",
     consistency_penalty: float = 0.0,
@@ -28,29 +30,34 @@ def shape_rewards(
       keep: turns that said KEEP; `mask & ~boundary`, unless turn 0 is to be penalized as well.
       invalid: malformed replies.
       keep_violation: KEEP turns that wrote another subgoal.
+      inadmissible: actions that were not in the admissible list; none by default.
       invalid_penalty: a malformed reply.
+      inadmissible_penalty: an action that was not in the admissible list.
       keep_penalty: a KEEP turn ("fixed"), or a trajectory that never switches ("normalized": each
         KEEP turn costs its share `keep_penalty / T`; trajectories of one turn are exempt).
       keep_penalty_mode: see above.
       consistency_penalty: a KEEP turn that wrote another subgoal.
 
     Returns:
-      The shaped reward and its terms by name ("environment", "invalid", "keep", "consistency"),
-      whose sum it is. Penalties are magnitudes; their terms are negative.
+      The shaped reward and its terms by name ("environment", "invalid", "inadmissible", "keep",
+      "consistency"), whose sum it is. Penalties are magnitudes; their terms are negative.
 
     Raises:
       ValueError: a negative penalty.
     """
     penalties = {
         "invalid_penalty": invalid_penalty,
+        "inadmissible_penalty": inadmissible_penalty,
         "keep_penalty": keep_penalty,
         "consistency_penalty": consistency_penalty,
     }
     for name, value in penalties.items():
         if value < 0:
             raise ValueError(f"{name}: found {value}; expected a magnitude >= 0 (it is subtracted)")
+    inadmissible = jnp.zeros_like(mask) if inadmissible is None else inadmissible
     charges = {
         "invalid": invalid_penalty * invalid,
+        "inadmissible": inadmissible_penalty * inadmissible,
         "keep": keep_penalty * keep * keep_share(mask, keep_penalty_mode),
         "consistency": consistency_penalty * (keep & keep_violation),
     }
