@@ -6,9 +6,10 @@ import pytest
 
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.demonstrations import demonstrate, list_texts
-from hiperjax.acting.lanes import choose_bucket
+from hiperjax.acting.lanes import LaneShape, choose_bucket
 from hiperjax.acting.prompts import ChatRenderer, CompactRenderer, Prompter
 from hiperjax.acting.rollout import Rollout
+from hiperjax.acting.sampler import advance, place, start
 from hiperjax.envs.registry import make_suite
 from hiperjax.envs.workers import InlineWorkers
 from hiperjax.learning.health import describe, segments, warn_of_collapse
@@ -29,13 +30,13 @@ PARAMS = init_params(MODEL, jax.random.key(0))
 TASKS = SUITE.tasks("train")[100:107]
 
 
-def collect(slots, chunk, limit=120, *, renderer=RENDERER, shared=True, **options):
+def collect(slots, chunk, limit=120, *, renderer=RENDERER, shared=True, reply=12, **options):
     prompter = Prompter(renderer, TOKENIZER, limit)
     if not shared:  # as if every prompt began differently
         prompter.__dict__["shared_prefix"] = ()
     rollout = Rollout(
         config=MODEL, prompter=prompter, suite=SUITE, workers=InlineWorkers(SUITE), slots=slots,
-        prompt_length=limit, reply_length=12, max_turns=4, decode_chunk=chunk, **options,
+        prompt_length=limit, reply_length=reply, max_turns=4, decode_chunk=chunk, **options,
     )  # fmt: skip
     return rollout.collect(PARAMS, TASKS, key=jax.random.key(5), temperature=1.0)
 
@@ -83,6 +84,19 @@ def test_episodes_do_not_depend_on_slots_chunks_or_lanes():
     assert stats.prompt_tokens + pads == stats.prefill_slots
     assert stats.decode_tokens == stats.reply_tokens - len(turns) <= stats.decode_slots
     assert min(plain.seconds.values()) >= 0 and "environment" in plain.seconds
+
+
+def test_one_trace_a_bucket():
+    """Sizes of a lane and lengths of prompts do not multiply, and a second rollout adds nothing."""
+    programs = (start, place, advance)
+    before = [program._cache_size() for program in programs]
+    # settings no other test has: 7 tokens a chunk, 13 of a reply
+    made, _ = collect(7, 7, reply=13), collect(7, 7, reply=13)
+    traced = [program._cache_size() - n for program, n in zip(programs, before, strict=True)]
+    shape = LaneShape(slots=7, prompt=120, reply=13, chunk=7, refill=4)
+    assert traced[0] <= len(shape.length_ladder)
+    assert traced[1] <= len(shape.row_ladder) and traced[2] <= len(shape.row_ladder)
+    assert made.stats.prefill_slots > 0 and min(traced) > 0
 
 
 def test_a_random_model_is_malformed_and_truncated_and_that_is_data():
