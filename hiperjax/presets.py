@@ -58,6 +58,15 @@ _HOUSEHOLD_TINY = RunConfig(
     ppo=_TINY_PPO,
 )
 
+_HOUSEHOLD_TINY_SIX = dataclasses.replace(
+    _HOUSEHOLD_TINY,
+    target=0.95,
+    env=EnvConfig(),
+    prompt=dataclasses.replace(_HOUSEHOLD_TINY.prompt, history_length=2, prompt_length=136),
+    imitation=dataclasses.replace(_HOUSEHOLD_TINY.imitation, stop_loss=0.07),
+    ppo=dataclasses.replace(_TINY_PPO, sequence_length=160),
+)
+
 _WEBSHOP_TINY = dataclasses.replace(
     _HOUSEHOLD_TINY,
     iterations=50,
@@ -134,8 +143,8 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
         ),
         (
             "household-tiny-six",
-            "the same with the sixth task type, pick two and place: about twice as long",
-            dataclasses.replace(_HOUSEHOLD_TINY, env=EnvConfig(), iterations=140, target=0.95),
+            "the same with the sixth task type, pick two and place, and two turns of history",
+            _HOUSEHOLD_TINY_SIX,
         ),
         (
             "webshop-tiny",
