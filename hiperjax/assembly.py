@@ -330,6 +330,7 @@ def make_learner(config: RunConfig, model: TransformerConfig) -> Learner:
         ppo=config.ppo,
         group_size=config.rollout.group_size,
         temperature=config.rollout.temperature,
+        iterations=config.iterations,
     )
 
 

@@ -261,7 +261,9 @@ class PpoConfig:
     """The policy update."""
 
     learning_rate: float = 1e-6
-    """Learning rate, constant after the warm-up."""
+    """Learning rate after the warm-up."""
+    learning_rate_end: float = 1.0
+    """Share of it left at the run's last iteration, to which it falls in a straight line."""
     warmup_steps: int = 0
     """Optimizer steps over which the learning rate rises."""
     beta2: float = 0.999
@@ -404,6 +406,10 @@ def validate(config: RunConfig) -> RunConfig:
         config.model.attention == "xla" or config.model.dtype == "bfloat16",
         f"model.attention is {config.model.attention} with model.dtype {config.model.dtype}; cudnn "
         "wants bfloat16",
+    )
+    _require(
+        0 <= p.learning_rate_end <= 1,
+        f"ppo.learning_rate_end is {p.learning_rate_end}; expected a share in [0, 1]",
     )
     _require(bool(e.splits), "eval.splits is empty; expected at least one split")
     _require(e.every > 0, f"eval.every is {e.every}; expected at least 1")

@@ -35,6 +35,7 @@ _FIVE_TYPES = (
 )
 _TINY_PPO = PpoConfig(
     learning_rate=2e-4,
+    learning_rate_end=0.1,
     warmup_steps=2,
     beta2=0.99,
     weight_decay=0.0,

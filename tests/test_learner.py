@@ -39,7 +39,7 @@ POLICY = init_params(MODEL, jax.random.key(0))
 BATCH = make_batch(5, [3, 5, 1, 4])
 
 
-def make_learner(kind="features", *, credit=None, group_size=1, model=MODEL, **ppo):
+def make_learner(kind="features", *, credit=None, group_size=1, model=MODEL, iterations=0, **ppo):
     settings = dict(
         learning_rate=1e-2, minibatch_sequences=4, kl_coefficient=0.0, entropy_coefficient=0.0,
         weight_decay=0.0,
@@ -51,6 +51,7 @@ def make_learner(kind="features", *, credit=None, group_size=1, model=MODEL, **p
         ppo=PpoConfig(**(settings | ppo)),
         group_size=group_size,
         score_sequences=4,
+        iterations=iterations,
     )
 
 
@@ -382,6 +383,21 @@ def test_batches_of_any_fill_share_one_compilation():
         batch, final = packed(make_batch(seed, sizes), capacity=12)
         state, _ = learner.learn(state, batch, final, key=jax.random.key(seed))
     assert [step._cache_size() - n for step, n in zip(steps, before, strict=True)] == [1, 1, 1]
+
+
+def test_the_learning_rate_falls_in_a_straight_line():
+    learner = make_learner(learning_rate_end=0.2, iterations=11)
+    moves = []
+    for number in (1, 6, 11, 30):
+        _, _, state, prepared, _, _ = assigned(learner)
+        before = np.array(state.policy["embedding"])
+        order = np.arange(8, dtype=np.int32)[None]
+        state = state._replace(batches=jnp.full_like(state.batches, number))
+        state, _ = learner.update(state, prepared, order, np.int32(1))
+        moves.append(np.array(state.policy["embedding"]) - before)
+    assert np.abs(moves[0]).max() > 1e-3
+    for move, share in zip(moves, (1.0, 0.6, 0.2, 0.2), strict=True):
+        np.testing.assert_allclose(move, share * moves[0], atol=1e-6)
 
 
 def test_learning_makes_good_replies_likelier():

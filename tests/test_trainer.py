@@ -317,6 +317,7 @@ def test_task_order_is_a_function_of_position():
         (dict(model=dataclasses.replace(BASE.model, num_heads=5)), "multiple of"),
         (dict(model=dataclasses.replace(BASE.model, attention="cudnn")), "cudnn wants bfloat16"),
         (dict(ppo=dataclasses.replace(BASE.ppo, micro_sequences=5)), "micro_sequences 5"),
+        (dict(ppo=dataclasses.replace(BASE.ppo, learning_rate_end=2.0)), "a share in"),
         (dict(critic=CriticConfig(kind="lora")), "critic.kind is lora, model.lora_rank 0"),
         (dict(critic=CriticConfig(), model=ModelConfig(lora_rank=4)), "expected critic.kind lora"),
         (dict(model=ModelConfig(lora_rank=4, lora_alpha=0.0)), "a positive alpha"),

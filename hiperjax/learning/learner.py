@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from hiperjax.config import ConfigError, CreditConfig, CriticConfig, PpoConfig
 from hiperjax.learning import critic as least_squares
@@ -84,6 +84,7 @@ class Learner:
         group_size: int = 1,
         temperature: float = 1.0,
         score_sequences: int = 0,
+        iterations: int = 0,
     ):
         self.model, self.credit, self.critic, self.ppo = model, credit, critic, ppo
         self.estimator = find_estimator(credit.estimator, group_size)
@@ -106,7 +107,11 @@ class Learner:
         self.critic_optimizer = optax.chain(
             optax.clip_by_global_norm(ppo.grad_clip), optax.adamw(critic.learning_rate)
         )
-        self._identity = (model, credit, critic, ppo, group_size, temperature, score_sequences)
+        self.iterations = iterations if ppo.learning_rate_end < 1 else 0
+        self._identity = (
+            model, credit, critic, ppo, group_size, temperature, score_sequences,
+            self.iterations,
+        )  # fmt: skip
         self.trains_critic = critic.kind != "features" and self.estimator.needs_critic
 
     def __hash__(self) -> int:
@@ -334,9 +339,15 @@ class Learner:
 
         return run_steps(step, state, order, steps)
 
+    def _rate(self, batches: Int[Array, ""]) -> Float[Array, ""]:
+        """Share of the learning rate at the batch that is the run's number `batches`, from 1."""
+        done = jnp.clip((batches - 1) / max(1, self.iterations - 1), 0.0, 1.0)
+        return 1 - (1 - self.ppo.learning_rate_end) * done
+
     def _apply(self, state: TrainState, grads: tuple[Any, Any], heads: bool) -> TrainState:
         policy, frozen = split_trained(state.policy, self.model)
         moves, optimizer = self.optimizer.update(grads[0], state.optimizer, policy)
+        moves = jax.tree.map(lambda move: self._rate(state.batches) * move, moves)
         policy, critic = combine(optax.apply_updates(policy, moves), frozen), state.critic  # type: ignore
         if heads:
             trained: Any = (critic.heads, None)
