@@ -167,7 +167,7 @@ def run_config(**rollout):
     ("shape", "config", "message"),
     [
         ((1, 1, 8), run_config(), "tensor=8 does not divide the model's 12 query heads"),
-        ((3, 1, 1), run_config(slots=63), "3 does not divide 64 sequences of ppo.micro_sequences"),
+        ((5, 1, 1), run_config(slots=60), "5 does not divide 48 sequences of ppo.micro_sequences"),
         ((4, 1, 1), run_config(slots=6), "4 does not divide 6 rollout.slots of each process"),
     ],
 )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hiperjax import trainer
 from hiperjax.assembly import build_agent, load_config, restore_run, save_config
 from hiperjax.checkpoint import CheckpointError, Checkpoints
 from hiperjax.config import (
@@ -73,11 +74,30 @@ def test_a_run_leaves_everything_a_user_looks_for(finished):
     assert "rollout" in read_lines(finished / "timings.jsonl")[1]
 
 
-def test_resuming_continues_bit_for_bit(finished, tmp_path):
-    """A run cut after two of four iterations, then resumed, equals the uninterrupted one."""
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+def train_until_killed(config: RunConfig, iterations: int, monkeypatch) -> None:
+    """Train, and die after so many iterations."""
+    whole, done = trainer.iterate, []
+
+    def die_on_the_way(run):
+        if len(done) == iterations:
+            raise Killed
+        done.append(run.iteration)
+        return whole(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "iterate", die_on_the_way)
+        with pytest.raises(Killed):
+            train(config)
+
+
+def test_resuming_continues_bit_for_bit(finished, tmp_path, monkeypatch):
+    """A run killed after two of four iterations, then resumed, equals the uninterrupted one."""
     folder = tmp_path / "cut"
-    train(dataclasses.replace(small(folder), iterations=2))
-    save_config(small(folder), folder)  # as if it had been killed on its way to four
+    train_until_killed(small(folder), 2, monkeypatch)
     with (folder / METRICS).open("a") as file:  # what a killed process wrote after its last save
         file.write('{"iteration": 3, "success": 9.0}\n{"iteration": 4, "su')
     train(RunConfig(), resume=folder)
@@ -103,11 +123,11 @@ def adapted(tmp_path_factory) -> pathlib.Path:
     return train(lora(tmp_path_factory.mktemp("lora") / "whole"))
 
 
-def lora(out: pathlib.Path, iterations: int = 2) -> RunConfig:
+def lora(out: pathlib.Path) -> RunConfig:
     config = small(out)
     return dataclasses.replace(
         config,
-        iterations=iterations,
+        iterations=2,
         checkpoint_every=1,
         eval=dataclasses.replace(config.eval, every=1),
         model=dataclasses.replace(config.model, lora_rank=2),
@@ -116,7 +136,7 @@ def lora(out: pathlib.Path, iterations: int = 2) -> RunConfig:
     )
 
 
-def test_a_run_of_adapters_keeps_its_base_and_resumes_bit_for_bit(adapted, tmp_path):
+def test_a_run_of_adapters_keeps_its_base_and_resumes_bit_for_bit(adapted, tmp_path, monkeypatch):
     start, last = (restore_run(adapted, which)[1] for which in ("start", "last"))
     (fresh, base), (trained, kept) = partition(start.policy), partition(last.policy)
     for a, b in zip(jax.tree.leaves(base), jax.tree.leaves(kept), strict=True):
@@ -126,8 +146,7 @@ def test_a_run_of_adapters_keeps_its_base_and_resumes_bit_for_bit(adapted, tmp_p
     records = read_lines(adapted / METRICS)
     assert records[1]["kl_reference"] >= 0 and records[2]["kl_reference"] > 0
     folder = tmp_path / "cut"
-    train(lora(folder, iterations=1))
-    save_config(lora(folder), folder)
+    train_until_killed(lora(folder), 1, monkeypatch)
     train(RunConfig(), resume=folder)
     assert (folder / METRICS).read_text() == (adapted / METRICS).read_text()
     whole, again = (restore_run(path, "last")[1] for path in (adapted, folder))
@@ -220,7 +239,7 @@ def test_a_bad_checkpoint_folder_is_refused_before_memory_is_taken(
 
 
 def test_a_run_of_adapters_can_start_from_one_without(finished, tmp_path):
-    config = dataclasses.replace(lora(tmp_path / "next", iterations=0), init=finished)
+    config = dataclasses.replace(lora(tmp_path / "next"), iterations=0, init=finished)
     agent, state = restore_run(train(config), "last")
     source = restore_run(finished, "start")[1].policy
     merged = merge_adapters(state.policy, agent.model)
