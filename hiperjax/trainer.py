@@ -17,6 +17,7 @@ from hiperjax.acting.demonstrations import transcribe
 from hiperjax.acting.rollout import RolloutResult
 from hiperjax.assembly import (
     CHECKPOINTS,
+    CONFIG,
     Agent,
     build_agent,
     fold,
@@ -27,7 +28,7 @@ from hiperjax.assembly import (
     save_run,
 )
 from hiperjax.checkpoint import Checkpoints
-from hiperjax.config import RunConfig, validate
+from hiperjax.config import ConfigError, RunConfig, validate
 from hiperjax.evaluation import Evaluation, evaluate
 from hiperjax.learning.health import describe, warn_of_collapse
 from hiperjax.learning.imitation import (
@@ -117,12 +118,20 @@ def open_run(config: RunConfig, resume: pathlib.Path | None) -> Run:
     """A new run in a new folder, or an interrupted one as its last checkpoint left it.
 
     What is resumed keeps its settings, but for the mesh: that is `config`'s.
+
+    Raises:
+      ConfigError: the new run's folder holds one already.
     """
     if resume is not None:
         config = dataclasses.replace(load_config(resume), mesh=config.mesh)
     config = validate(config)
     join_processes(config.mesh)
     folder = resume or exchange(config.out or default_folder(config))[0]
+    if resume is None and any(exchange(is_first() and (folder / CONFIG).exists())):
+        raise ConfigError(
+            f"out is {folder}, which holds a run; expected a new folder: choose another, or go on "
+            f"with that run by --resume {folder}"
+        )
     agent = build_agent(config, resume)
     if resume is None and is_first():
         save_run(agent, folder)

@@ -107,6 +107,13 @@ def test_resuming_continues_bit_for_bit(finished, tmp_path, monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_folder_that_holds_a_run_is_not_trained_over(finished):
+    before = (finished / METRICS).read_bytes()
+    with pytest.raises(ConfigError, match=r"holds a run; expected a new folder.*--resume"):
+        train(small(finished))
+    assert (finished / METRICS).read_bytes() == before
+
+
 def test_another_run_can_start_from_this_ones_start(finished, tmp_path):
     config = dataclasses.replace(small(tmp_path / "next"), init=finished, iterations=0)
     folder = train(config)
