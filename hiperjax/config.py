@@ -122,7 +122,7 @@ class RolloutConfig:
     """Prompts of a prefill, of similar length; on a CPU 4 stay in the cache."""
     lanes: int = 1
     """Halves (or thirds) of the slots: the device decodes one while the host steps another's
-    environments. 2 pays where the device is fast."""
+    environments. 2 pays where the device is fast, and on a CPU of two cores and more."""
     temperature: float = 1.0
     """Sampling temperature in training; the policy that learns is the tempered one."""
     top_p: float = 1.0
