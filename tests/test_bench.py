@@ -62,7 +62,8 @@ def test_dead_slots_are_counted_chunk_by_chunk(agent, game):
     assert result.stats.decode_tokens <= drawn <= computed
     assert {x.tail for x in METER.chunks} == {True, False}
     assert set(METER.dead_shares()) == {"whole", "steady", "tail"}
-    assert METER.calls["decode"] == len(METER.chunks) and min(METER.seconds.values()) > 0
+    # a chunk that finds every reply ended in its prefill computes nothing
+    assert METER.calls["decode"] >= len(METER.chunks) > 0 and min(METER.seconds.values()) > 0
 
 
 def test_a_scripted_rollout_has_the_scripts_worlds_and_lengths(agent, game, script):
