@@ -10,6 +10,7 @@ Goals are kept as numbers and written out on demand: a large catalogue has milli
 import dataclasses
 import functools
 import math
+import operator
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -211,12 +212,17 @@ def _list_sources(
 
 
 def _weigh(sources: list[_Source], counts: list[int]) -> list[float]:
-    """Weight of a goal: mean over its attributes of one over the goals that share it."""
+    """Weight of a goal: mean over its attributes of one over the goals that share it.
+
+    Added up from left to right, as in the original: from Python 3.12 on `sum` compensates for
+    rounding, and last digits differ.
+    """
     shared: dict[str, int] = defaultdict(int)
     for source, count in zip(sources, counts, strict=True):
         for attribute in source.attributes:
             shared[attribute] += count
     return [
-        sum(1.0 / shared[a] for a in source.attributes) / len(source.attributes) if count else 0.0
+        functools.reduce(operator.add, (1.0 / shared[a] for a in source.attributes), 0.0)
+        / len(source.attributes) if count else 0.0
         for source, count in zip(sources, counts, strict=True)
-    ]
+    ]  # fmt: skip
