@@ -9,6 +9,7 @@ import contextlib
 import copy
 import dataclasses
 import importlib.metadata
+import math
 import os
 import pathlib
 import platform
@@ -19,12 +20,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array
 
 from hiperjax.acting.lanes import Lane
 from hiperjax.acting.rollout import Rollout
 from hiperjax.assembly import Agent, build_agent, restore_run
 from hiperjax.config import RunConfig, validate
-from hiperjax.models.transformer import Params
+from hiperjax.models.transformer import Params, TransformerConfig, abstract_params
 from hiperjax.presets import PRESETS
 from hiperjax.processes import SharedRollout
 from hiperjax.progress import Progress
@@ -137,6 +140,31 @@ def imitated(config: RunConfig, *, quiet: bool = False) -> tuple[Agent, Params]:
         spent = time.process_time() - started
         print(f"policy: {config.imitation.steps} steps of imitation, {spent:.0f} CPU s")
     return agent, policy
+
+
+def widen(
+    params: Params, config: TransformerConfig, times: int
+) -> tuple[Params, TransformerConfig]:
+    """The same policy in a model `times` as wide: zeros around its weights, more heads, no change
+    in what it says. So both sides of a ratio play the same episodes at every width.
+    """
+    wide = dataclasses.replace(
+        config,
+        hidden_size=times * config.hidden_size,
+        intermediate_size=times * config.intermediate_size,
+        num_heads=times * config.num_heads,
+        num_kv_heads=times * config.num_kv_heads,
+        norm_eps=config.norm_eps / times,
+    )
+
+    def pad(path: tuple[Any, ...], leaf: Array, target: Any) -> Array:
+        grown = [(0, new - old) for old, new in zip(leaf.shape, target.shape, strict=True)]
+        # A norm divides by the mean square over all of the width, zeros included.
+        return jnp.pad(leaf, grown) / (
+            math.sqrt(times) if "norm" in jax.tree_util.keystr(path) else 1
+        )
+
+    return jax.tree_util.tree_map_with_path(pad, params, abstract_params(wide)), wide
 
 
 def bare_rollout(agent: Agent) -> Rollout:

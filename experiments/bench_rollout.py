@@ -1,6 +1,7 @@
 """Our rollout against lock step, and against `transformers` where torch is installed.
 
     python -m experiments.bench_rollout [--slots 64] [--episodes 128] [--run RUN_FOLDER]
+        [--width 4]
 
 All sides play with the same weights. The lock-step rival draws the same tokens from the same keys,
 so its episodes must be ours, token by token; that is checked before anything is timed.
@@ -31,6 +32,7 @@ from experiments.bench_common import (
     prepare,
     rollout_by,
     verdict,
+    widen,
 )
 from experiments.lockstep import lock_step
 from experiments.metered import METER, MeteredLane
@@ -112,6 +114,9 @@ def main() -> int:
     parser.add_argument(
         "--max-turns", type=int, default=50, help="of an episode; ALFWorld's limit, 0: the preset's"
     )
+    parser.add_argument(
+        "--width", type=int, default=1, help="times the width of the policy's model"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--no-growth", action="store_true")
@@ -124,7 +129,7 @@ def main() -> int:
         episodes=args.episodes,
         imitation=args.imitation,
     )
-    params, model = spell_out(policy, agent.model)
+    params, model = widen(*spell_out(policy, agent.model), args.width)
     ours = rollout_by(bare_rollout(agent), bare_rollout(agent).lane_kind, config=model)
     ours.max_turns = args.max_turns or ours.max_turns
     tasks = pick_tasks(agent, args.episodes)

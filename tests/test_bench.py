@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from experiments import bench_iteration
-from experiments.bench_common import alternate, format_table, pick_tasks, rollout_by, verdict
+from experiments.bench_common import (
+    alternate,
+    format_table,
+    pick_tasks,
+    rollout_by,
+    verdict,
+    widen,
+)
 from experiments.bench_rollout import Game, count_equal
 from experiments.bench_update import Padded, build_ours, check_padded, resized_learner
 from experiments.lockstep import lock_step
@@ -19,6 +26,8 @@ from experiments.scripted import follow
 from hiperjax.acting.demonstrations import demonstrate, transcribe
 from hiperjax.assembly import build_agent, fold
 from hiperjax.config import validate
+from hiperjax.export import spell_out
+from hiperjax.models.transformer import forward, logits
 from hiperjax.presets import PRESETS
 
 
@@ -52,6 +61,18 @@ def test_the_lock_step_rival_plays_our_episodes(agent, game):
     assert count_equal(ours.trajectories, theirs.trajectories) == len(game.tasks)
     assert theirs.stats.reply_tokens == ours.stats.reply_tokens
     assert theirs.stats.decode_slots > ours.stats.decode_slots
+
+
+def test_a_widened_policy_says_the_same(agent):
+    model = dataclasses.replace(agent.model, norm_eps=0.1)  # so large that its share would show
+    params = agent.init_policy()
+    assert widen(params, model, 3)[1].hidden_size == 3 * model.hidden_size
+    tokens = jax.random.randint(jax.random.key(0), (2, 9), 0, model.vocab_size)
+    ours, theirs = (
+        logits(p, c, forward(p, c, tokens, lengths=np.full(2, 9, np.int32)))
+        for p, c in (spell_out(params, model), widen(*spell_out(params, model), 3))
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_dead_slots_are_counted_chunk_by_chunk(agent, game):
