@@ -5,6 +5,7 @@ import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -69,7 +70,7 @@ def test_a_widened_policy_says_the_same(agent):
     assert widen(params, model, 3)[1].hidden_size == 3 * model.hidden_size
     tokens = jax.random.randint(jax.random.key(0), (2, 9), 0, model.vocab_size)
     ours, theirs = (
-        logits(p, c, forward(p, c, tokens, lengths=np.full(2, 9, np.int32)))
+        logits(p, c, forward(p, c, tokens, lengths=jnp.full(2, 9)))
         for p, c in (spell_out(params, model), widen(*spell_out(params, model), 3))
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
