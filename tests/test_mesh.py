@@ -179,3 +179,22 @@ def test_a_checkpoint_loads_straight_onto_the_mesh(tmp_path):
     loaded = load_params(tmp_path, MODEL, shardings=wanted)
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
     assert jax.tree.map(lambda x: x.sharding, loaded) == wanted
+
+
+FIT = """
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from hiperjax.learning.critic import Moments, solve
+rows = jax.random.normal(jax.random.key(0), (4, 3, 65, 65))
+memory = Moments(rows @ rows.swapaxes(-1, -2), jnp.ones((4, 3, 65)))
+everywhere = NamedSharding(jax.make_mesh((2,), ("data",)), PartitionSpec())
+fit, memory = jax.jit(lambda m: solve(m, 1.0)), jax.device_put(memory, everywhere)
+for _ in range(50):
+    jax.block_until_ready(fit(memory))
+"""
+
+
+def test_the_critic_is_fitted_on_as_many_devices_as_threads():
+    """A batched solve on CPU waits for a thread of the pool; here all of them run a device."""
+    crowded = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "NPROC": "2"}
+    subprocess.run([sys.executable, "-c", FIT], env=crowded, timeout=120, check=True)

@@ -63,5 +63,7 @@ def solve(memory: Moments, ridge: float) -> Heads:
         return slope, center - mean @ slope
 
     total = jax.tree.map(lambda ring: ring.sum(axis=0), memory)
-    kernel, bias = jax.vmap(solve_one, out_axes=(1, 0))(total.gram, total.cross)
-    return {"kernel": kernel, "bias": bias}
+    # One head after the other: on CPU a batched solve waits for threads of the pool that runs the
+    # mesh's other devices, and they for it.
+    slopes, bias = jax.lax.map(lambda head: solve_one(*head), (total.gram, total.cross))
+    return {"kernel": slopes.T, "bias": bias}
