@@ -39,8 +39,9 @@ from hiperjax.assembly import Agent, fold, make_learner
 from hiperjax.capacity import forward_flops
 from hiperjax.learning.batches import LearnerBatch
 from hiperjax.learning.learner import Learner
-from hiperjax.learning.minibatches import accumulate, make_order
+from hiperjax.learning.minibatches import accumulate, deal, make_order
 from hiperjax.learning.state import TrainState
+from hiperjax.ledger import count_pass
 from hiperjax.models.transformer import Params, TransformerConfig, init_params
 from hiperjax.types import PackedBatch, Trajectory
 
@@ -76,7 +77,11 @@ class Ours:
 
     @property
     def padding(self) -> float:
-        return 1 - float(self.batch.sequences.token_mask[: self.batch.count].mean())
+        """Share of the update's token slots: ends of sequences, and what fills micro-batches."""
+        p = self.learner.ppo
+        dealt = deal(self.batch.count, p.minibatch_sequences, p.micro_sequences)
+        slots = count_pass(self.batch, 0, p.micro_sequences or p.minibatch_sequences, dealt)
+        return (slots.bucket_pad + slots.row_pad) / sum(slots)
 
 
 def build_ours(agent: Agent, learner: Learner, episodes: list[Trajectory]) -> Ours:
@@ -87,10 +92,11 @@ def build_ours(agent: Agent, learner: Learner, episodes: list[Trajectory]) -> Ou
     scores = learner.score(state, batch, final, np.int32(batch.count))
     scores = scores._replace(rescored=jnp.asarray(True))  # no model of this shape sampled them
     state, prepared, _, _ = learner.assign(state, batch, scores)
-    size = learner.ppo.minibatch_sequences
+    p, total = learner.ppo, len(batch.sequences.tokens)
     order, steps = make_order(
-        fold(0, 2), count=batch.count, total=len(batch.sequences.tokens), size=size, epochs=1
-    )
+        fold(0, 2), count=batch.count, total=total, size=p.minibatch_sequences,
+        micro=p.micro_sequences, epochs=1,
+    )  # fmt: skip
     return Ours(learner, state, batch, final, prepared, order, steps)
 
 

@@ -7,10 +7,8 @@ and evaluation took is measured by the clock.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 from hiperjax.acting.lanes import RolloutStats
 from hiperjax.types import PackedBatch
@@ -47,21 +45,21 @@ def count_rollout(stats: RolloutStats) -> dict[str, Slots]:
     return {"prefill": prefill, "decode": Slots(useful=stats.decode_tokens, dead=dead)}
 
 
-def count_pass(batch: PackedBatch, prefix: int, micro: int, minibatch: int | None = None) -> Slots:
+def count_pass(
+    batch: PackedBatch, prefix: int, micro: int, dealt: Sequence[int] | None = None
+) -> Slots:
     """Slots of one pass over a packed batch.
 
     Args:
       batch: what is learned from.
       prefix: tokens of the shared prefix, of which one copy a batch is needed.
       micro: sequences at once.
-      minibatch: sequences of an optimizer step, dealt out evenly; None: no steps.
+      dealt: sequences of each optimizer step; None: no steps.
     """
     length, used = batch.sequences.tokens.shape[1], int(batch.count)
     tokens = int(batch.sequences.token_mask[:used].sum())
     copies = prefix * max(0, used - 1)
-    steps = -(-used // minibatch) if minibatch else 1
-    dealt = [len(part) for part in np.array_split(np.arange(used), max(1, steps))]
-    rows = sum(-(-count // micro) * micro for count in dealt) - used
+    rows = sum(-(-count // micro) * micro for count in dealt or (used,)) - used
     return Slots(
         useful=tokens - copies,
         recomputed=copies,

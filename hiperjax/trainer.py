@@ -39,6 +39,7 @@ from hiperjax.learning.imitation import (
     measure_loss,
     start_imitation,
 )
+from hiperjax.learning.minibatches import deal
 from hiperjax.learning.state import TrainState
 from hiperjax.ledger import Ledger, count_pass, count_rollout, keep_books
 from hiperjax.metrics import Recorder, Timer, Unrecorded
@@ -296,11 +297,12 @@ def account(
     """The iteration's books so far; its timer has been running since it began."""
     p, seconds = run.agent.config.ppo, timer.seconds
     prefix = len(run.agent.prompter.shared_prefix)
-    micro, size = p.micro_sequences or p.minibatch_sequences, p.minibatch_sequences
+    micro = p.micro_sequences or p.minibatch_sequences
+    dealt = deal(int(batch.count), p.minibatch_sequences, p.micro_sequences)
     scored = run.agent.learner.score_sequences
     slots = count_rollout(result.stats) | {
         "score": count_pass(batch, prefix, scored).times(passes["score"]),
-        "update": count_pass(batch, prefix, micro, size).times(passes["update"]),
+        "update": count_pass(batch, prefix, micro, dealt).times(passes["update"]),
     }
     environment = result.seconds["environment"]
     rollout = max(0.0, seconds["rollout"] - environment - result.seconds["host"])

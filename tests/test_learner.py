@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from episodes import VOCABULARY, make_batch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hiperjax.config import ConfigError, CreditConfig, CriticConfig, PpoConfig
 from hiperjax.learning import critic as least_squares
@@ -20,7 +22,7 @@ from hiperjax.learning.batches import (
     run_sequences,
 )
 from hiperjax.learning.learner import Learner
-from hiperjax.learning.minibatches import make_order
+from hiperjax.learning.minibatches import deal, make_order
 from hiperjax.learning.packing import pack, pack_final_prompts
 from hiperjax.models.lora import add_adapters, partition
 from hiperjax.models.transformer import (
@@ -479,3 +481,27 @@ def test_orders_visit_every_sequence_once_a_pass():
     assert (order[0] != order[2]).any(), "another shuffle each pass"
     with pytest.raises(ValueError, match="expected a multiple of the minibatch, 8"):
         make_order(jax.random.key(0), count=13, total=13, size=8, epochs=1)
+
+
+@given(st.integers(1, 500), st.integers(1, 8), st.integers(1, 12))
+def test_sequences_are_dealt_evenly_and_in_whole_micro_batches(count, micro, groups):
+    size = micro * groups
+    even, dealt = deal(count, size), deal(count, size, micro)
+    assert sum(dealt) == sum(even) == count
+    assert len(dealt) == len(even) and 0 < min(dealt) <= max(dealt) <= size
+    assert max(even) - min(even) <= 1 and max(dealt) - min(dealt) <= micro
+
+    def rows(sizes):
+        return sum(-(-part // micro) * micro for part in sizes)
+
+    assert rows(dealt) <= rows(even)
+    if min(dealt) < min(even):
+        assert rows(dealt) - count < micro, "no step but one is filled up"
+        assert max(dealt) <= 1.25 * (min(dealt) + micro)
+
+
+def test_an_order_follows_the_deal():
+    order, steps = make_order(jax.random.key(1), count=45, total=60, size=20, epochs=2, micro=2)
+    found = [int((row < 45).sum()) for row in order[:steps]]
+    assert found == 2 * deal(45, 20, 2) == 2 * [15, 16, 14]
+    assert sorted(order[:3].ravel()) == list(range(60))

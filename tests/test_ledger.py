@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hiperjax.acting.lanes import RolloutStats
+from hiperjax.learning.minibatches import deal
 from hiperjax.learning.packing import pack
 from hiperjax.ledger import CLOCKED, KINDS, Slots, count_pass, count_rollout, keep_books, render
 
@@ -29,7 +30,7 @@ def test_every_slot_of_a_rollout_has_one_kind():
 def test_every_slot_of_a_pass_has_one_kind(seed, micro, groups):
     batch = packed(seed)
     minibatch = micro * groups
-    slots = count_pass(batch, 0, micro, minibatch)
+    slots = count_pass(batch, 0, micro, deal(batch.count, minibatch, micro))
     length, used = batch.sequences.tokens.shape[1], batch.count
     tokens = batch.sequences.token_mask.sum()
     assert slots.useful == tokens and slots.useful + slots.bucket_pad == used * length

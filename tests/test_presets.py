@@ -67,7 +67,7 @@ def test_an_iteration_of_a_published_preset_traces(name):
     after, prepared, _, _ = jax.eval_shape(learner.assign, state, batch, scores)
     order, steps = make_order(
         jax.random.key(0), count=batch.count, total=len(batch.sequences.tokens),
-        size=p.minibatch_sequences, epochs=p.epochs,
+        size=p.minibatch_sequences, micro=p.micro_sequences, epochs=p.epochs,
     )  # fmt: skip
     after, _ = jax.eval_shape(learner.fit_critic, after, prepared, order, steps)
     after, metrics = jax.eval_shape(learner.update, after, prepared, order, steps)

@@ -410,6 +410,7 @@ class Learner:
         if self.credit.compare_every and number % self.credit.compare_every == 0:
             metrics |= self.compare(state, batch, inputs)
         order = partial(make_order, count=batch.count, size=self.ppo.minibatch_sequences,
+                        micro=self.ppo.micro_sequences,
                         total=batch.sequences.tokens.shape[0])  # fmt: skip
         fits = self.critic.warmup_epochs if first else self.ppo.epochs
         if self.trains_critic and (first or state.critic.trunk is not None) and fits:

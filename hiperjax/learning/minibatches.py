@@ -12,6 +12,8 @@ from hiperjax.learning.losses import Metrics
 
 Counts = tuple[Array, Array, Array]
 """Reply tokens counted, places of each head, share of the minibatch in a micro-batch."""
+EVEN_GROUPS = 4
+"""Micro-batches of a step from which one more or less makes no odds."""
 
 
 def global_norm(tree: Any) -> Array:
@@ -24,19 +26,38 @@ def keep_where(holds: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: a if a is b else jnp.where(holds, a, b), new, old)
 
 
+def deal(count: int, size: int, micro: int = 0) -> list[int]:
+    """How many of `count` sequences each optimizer step sees, at most `size`.
+
+    As evenly as can be: each minibatch is averaged over its own tokens, and one of a few left-over
+    sequences would move the policy as far as a full one. By whole micro-batches where that computes
+    fewer rows and leaves steps within a quarter of each other.
+    """
+    steps = -(-count // size)
+    even = [len(part) for part in np.array_split(np.arange(count), max(1, steps))]
+    if not micro:
+        return even
+    groups = -(-count // micro)
+    if groups == sum(-(-part // micro) for part in even) or groups // steps < EVEN_GROUPS:
+        return even
+    dealt = [micro * len(part) for part in np.array_split(np.arange(groups), steps)]
+    dealt[0] -= micro * groups - count  # the first is one of the largest
+    return dealt
+
+
 def make_order(
-    key: Key[Array, ""], *, count: int, total: int, size: int, epochs: int
+    key: Key[Array, ""], *, count: int, total: int, size: int, epochs: int, micro: int = 0
 ) -> tuple[Int[np.ndarray, "M s"], Int[np.ndarray, ""]]:
     """Minibatches of `epochs` random passes over the first `count` of `total` sequences.
 
-    A pass is dealt out evenly, so that no optimizer step rests on a few left-over sequences: each
-    minibatch is averaged over its own tokens, and a small one would move the policy as far as a
-    full one. Room to spare is filled with padding, which weighs nothing. Returns room for the
-    passes of a full batch, and how many minibatches are in use.
+    A pass is dealt out (`deal`); room to spare in a minibatch is filled with padding, which weighs
+    nothing and stands last. Returns room for the passes of a full batch, and how many minibatches
+    are in use.
 
     Raises:
       ValueError: `total` leaves no room to fill up the last minibatch.
     """
+    dealt = np.asarray(deal(int(count), size, micro))
     steps = -(-count // size)
     if steps * size > total:
         raise ValueError(f"{total} packed sequences; expected a multiple of the minibatch, {size}")
@@ -44,15 +65,10 @@ def make_order(
     rng = np.random.default_rng(seed.tolist())
     order = np.zeros((epochs * (total // size), size), np.int32)
     for epoch in range(epochs):
-        padding = np.split(np.arange(count, steps * size), np.cumsum(_spare(count, steps, size)))
-        for i, dealt in enumerate(np.array_split(rng.permutation(count), steps)):
-            order[epoch * steps + i] = np.concatenate([dealt, padding[i]])
+        padding = np.split(np.arange(count, steps * size), np.cumsum(size - dealt))
+        for i, part in enumerate(np.split(rng.permutation(count), np.cumsum(dealt)[:-1])):
+            order[epoch * steps + i] = np.concatenate([part, padding[i]])
     return order, np.asarray(epochs * steps, np.int32)
-
-
-def _spare(count: int, steps: int, size: int) -> np.ndarray:
-    """Places left free in each of `steps` minibatches of `size` by `count` sequences."""
-    return size - np.asarray([len(part) for part in np.array_split(np.arange(count), steps)])
 
 
 def run_steps(step: Any, carry: Any, order: Array, steps: Array) -> tuple[Any, Metrics]:
