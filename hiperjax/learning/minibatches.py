@@ -26,6 +26,12 @@ def keep_where(holds: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: a if a is b else jnp.where(holds, a, b), new, old)
 
 
+def _share(count: int, parts: int) -> list[int]:
+    """`count` in whole numbers as even as can be, the larger ones first."""
+    each, left = divmod(count, parts)
+    return [each + (i < left) for i in range(parts)]
+
+
 def deal(count: int, size: int, micro: int = 0) -> list[int]:
     """How many of `count` sequences each optimizer step sees, at most `size`.
 
@@ -33,14 +39,14 @@ def deal(count: int, size: int, micro: int = 0) -> list[int]:
     sequences would move the policy as far as a full one. By whole micro-batches where that computes
     fewer rows and leaves steps within a quarter of each other.
     """
-    steps = -(-count // size)
-    even = [len(part) for part in np.array_split(np.arange(count), max(1, steps))]
+    steps = max(1, -(-count // size))
+    even = _share(count, steps)
     if not micro:
         return even
     groups = -(-count // micro)
     if groups == sum(-(-part // micro) for part in even) or groups // steps < EVEN_GROUPS:
         return even
-    dealt = [micro * len(part) for part in np.array_split(np.arange(groups), steps)]
+    dealt = [micro * part for part in _share(groups, steps)]
     dealt[0] -= micro * groups - count  # the first is one of the largest
     return dealt
 
@@ -58,7 +64,7 @@ def make_order(
       ValueError: `total` leaves no room to fill up the last minibatch.
     """
     dealt = np.asarray(deal(int(count), size, micro))
-    steps = -(-count // size)
+    steps = len(dealt)
     if steps * size > total:
         raise ValueError(f"{total} packed sequences; expected a multiple of the minibatch, {size}")
     seed = np.asarray(jax.random.key_data(key)).ravel()
