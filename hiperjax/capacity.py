@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from hiperjax_kernels.logprobs import CHUNK
 from jax.sharding import AbstractMesh, AxisType
 
-from hiperjax import mesh as meshes
+from hiperjax.distributed import mesh as meshes
 from hiperjax.models.lora import partition
 from hiperjax.models.transformer import TransformerConfig, abstract_params
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib
 import os
 import pathlib
 import platform
@@ -45,8 +46,8 @@ def _read_config(command: str, args: Sequence[str]) -> RunConfig:
 
 def train(args: Sequence[str]) -> int:
     """Train from a preset (first argument; default household-tiny), or --resume RUN."""
-    from hiperjax.assembly import load_config
-    from hiperjax.trainer import train as run
+    from hiperjax.training.run_folder import load_config
+    from hiperjax.training.trainer import train as run
 
     if "--resume" in args:
         follows = args[args.index("--resume") + 1 :]
@@ -71,7 +72,7 @@ def train(args: Sequence[str]) -> int:
 
 def imitate(args: Sequence[str]) -> int:
     """Only imitate the scripted expert, evaluate and save: train with no iterations."""
-    from hiperjax.trainer import train as run
+    from hiperjax.training.trainer import train as run
 
     config = dataclasses.replace(_read_config("imitate", args), iterations=0)
     if config.imitation.steps == 0:
@@ -82,14 +83,14 @@ def imitate(args: Sequence[str]) -> int:
 
 def evaluate(args: Sequence[str]) -> int:
     """Success per task type of a run's policy on a full split."""
-    from hiperjax.inspection import evaluate_run
+    from hiperjax.commands.evaluate import evaluate_run
 
     return tyro.cli(evaluate_run, args=args, prog="hiperjax evaluate") or 0
 
 
 def play(args: Sequence[str]) -> int:
     """Play a game yourself, or watch the expert or a trained policy."""
-    from hiperjax.inspection import play_suite
+    from hiperjax.commands.play import play_suite
 
     return tyro.cli(play_suite, args=args, prog="hiperjax play") or 0
 
@@ -120,13 +121,12 @@ def _print_settings(config: object, prefix: str = "") -> None:
 
 
 def _run_one_of(command: str, names: Sequence[str], args: Sequence[str]) -> int:
-    """Dispatch `hiperjax COMMAND NAME ...` to the function COMMAND_NAME of the tools."""
-    from hiperjax import tools
-
+    """Dispatch `hiperjax COMMAND NAME ...` to the function COMMAND_NAME ."""
     if not args or args[0] not in names:
         found = repr(args[0]) if args else "nothing"
         raise UsageError(f"found {found}; expected one of {', '.join(names)}")
-    function = getattr(tools, f"{command}_{args[0]}")
+    module = importlib.import_module(f"hiperjax.commands.{command}")
+    function = getattr(module, f"{command}_{args[0]}")
     return tyro.cli(function, args=args[1:], prog=f"hiperjax {command} {args[0]}")
 
 
@@ -142,14 +142,14 @@ def games(args: Sequence[str]) -> int:
 
 def convert(args: Sequence[str]) -> int:
     """Convert checkpoints: hf-to-orbax, orbax-to-hf, run-to-hf."""
-    from hiperjax.tools import convert as run
+    from hiperjax.commands.convert import convert as run
 
     return tyro.cli(run, args=args, prog="hiperjax convert")
 
 
 def plan(args: Sequence[str]) -> int:
     """Memory and roofline times of a preset on a device, before anything is launched."""
-    from hiperjax.tools import plan_capacity
+    from hiperjax.commands.plan import plan_capacity
 
     @dataclasses.dataclass(frozen=True)
     class Wish:
@@ -172,7 +172,7 @@ def plan(args: Sequence[str]) -> int:
 
 def bench(args: Sequence[str]) -> int:
     """Run some iterations of a run or preset and print where slots and seconds went."""
-    from hiperjax.bench import bench as run
+    from hiperjax.commands.bench import bench as run
 
     return tyro.cli(run, args=args, prog="hiperjax bench")
 

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from credit_cases import live, random_inputs, to_jax
+from helpers.credit_cases import live, random_inputs, to_jax
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hiperjax.learning.advantages import (
+from hiperjax.learning.credit.hae import bootstrap_last_turn
+from hiperjax.learning.credit.registry import (
     ESTIMATORS,
     CreditInputs,
     estimate,
@@ -18,10 +19,9 @@ from hiperjax.learning.advantages import (
     spread,
     whiten,
 )
-from hiperjax.learning.border import arrange, check_credit
-from hiperjax.learning.hierarchical import bootstrap_last_turn
-from hiperjax.learning.shaping import subgoal_violations, token_violations
+from hiperjax.learning.credit.shaping import subgoal_violations, token_violations
 from hiperjax.types import TurnGrid, TurnRows
+from hiperjax.verification.arrange import arrange, check_credit
 from hiperjax.verification.hae import verify_hae
 
 

@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from alfworld_games import TRANSCRIPTS, extract_official, make_problem
+from helpers.alfworld_games import TRANSCRIPTS, extract_official, make_problem
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,7 +4,7 @@ import collections
 import itertools
 
 import pytest
-from alfworld_games import extract_official
+from helpers.alfworld_games import extract_official
 
 from hiperjax.envs.alfworld.expert import SEARCHES, ScriptedExpert, parse_task
 from hiperjax.envs.alfworld.suites import AlfworldSuite, HouseholdSuite

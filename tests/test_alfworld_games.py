@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from alfworld_games import extract_official, make_problem, write_file
+from helpers.alfworld_games import extract_official, make_problem, write_file
 
 from hiperjax.envs.alfworld.games import (
     GAME_FILE,

@@ -4,7 +4,7 @@ import collections
 import itertools
 
 import pytest
-from alfworld_games import make_problem, write_file
+from helpers.alfworld_games import make_problem, write_file
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import bench_iteration
-from experiments.bench_common import (
+from experiments.baselines.lockstep import lock_step
+from experiments.baselines.padded_update import unpack
+from experiments.baselines.scripted import follow
+from experiments.benchmarks import iteration as bench_iteration
+from experiments.benchmarks.common import (
     alternate,
     format_table,
     pick_tasks,
@@ -18,22 +21,20 @@ from experiments.bench_common import (
     verdict,
     widen,
 )
-from experiments.bench_rollout import Game, count_equal
-from experiments.bench_update import Padded, build_ours, check_padded, resized_learner
-from experiments.lockstep import lock_step
-from experiments.metered import METER, MeteredLane
-from experiments.padded_update import unpack
-from experiments.scripted import follow
+from experiments.benchmarks.metered import METER, MeteredLane
+from experiments.benchmarks.rollout import Game, count_equal
+from experiments.benchmarks.update import Padded, build_ours, check_padded, resized_learner
 from hiperjax.acting.demonstrations import demonstrate, transcribe
-from hiperjax.assembly import build_agent, fold
+from hiperjax.commands.convert import spell_out
 from hiperjax.config import validate
-from hiperjax.export import spell_out
 from hiperjax.models.transformer import forward, logits
 from hiperjax.presets import PRESETS
+from hiperjax.random_keys import Stream, derive_key
+from hiperjax.training.build import build_components
 
 
 @pytest.fixture(scope="module")
-def agent():
+def components():
     config = PRESETS["household-tiny"][1]
     model = dataclasses.replace(
         config.model, hidden_size=16, intermediate_size=24, num_layers=1, embedding_std=0.3
@@ -41,32 +42,34 @@ def agent():
     rollout = dataclasses.replace(config.rollout, slots=12, episodes=14, decode_chunk=5)
     env = dataclasses.replace(config.env, max_turns=4)
     ppo = dataclasses.replace(config.ppo, minibatch_sequences=4)
-    return build_agent(
+    return build_components(
         validate(dataclasses.replace(config, model=model, rollout=rollout, env=env, ppo=ppo))
     )
 
 
 @pytest.fixture(scope="module")
-def game(agent):
-    return Game(agent.init_policy(), pick_tasks(agent, 14), temperature=1.0)
+def game(components):
+    return Game(components.init_policy(), pick_tasks(components, 14), temperature=1.0)
 
 
 @pytest.fixture(scope="module")
-def script(agent, game):
-    demos = demonstrate(agent.suite, game.tasks, max_turns=4, seed=0, noise=0.5)
-    return transcribe(agent.prompter, list(demos))
+def script(components, game):
+    demos = demonstrate(components.suite, game.tasks, max_turns=4, seed=0, noise=0.5)
+    return transcribe(components.prompter, list(demos))
 
 
-def test_the_lock_step_rival_plays_our_episodes(agent, game):
-    ours, theirs = game.play(agent.rollout), game.play(lock_step(agent.rollout))
+def test_the_lock_step_rival_plays_our_episodes(components, game):
+    ours, theirs = game.play(components.rollout), game.play(lock_step(components.rollout))
     assert count_equal(ours.trajectories, theirs.trajectories) == len(game.tasks)
     assert theirs.stats.reply_tokens == ours.stats.reply_tokens
     assert theirs.stats.decode_slots > ours.stats.decode_slots
 
 
-def test_a_widened_policy_says_the_same(agent):
-    model = dataclasses.replace(agent.model, norm_eps=0.1)  # so large that its share would show
-    params = agent.init_policy()
+def test_a_widened_policy_says_the_same(components):
+    model = dataclasses.replace(
+        components.model, norm_eps=0.1
+    )  # so large that its share would show
+    params = components.init_policy()
     assert widen(params, model, 3)[1].hidden_size == 3 * model.hidden_size
     tokens = jax.random.randint(jax.random.key(0), (2, 9), 0, model.vocab_size)
     ours, theirs = (
@@ -76,9 +79,9 @@ def test_a_widened_policy_says_the_same(agent):
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def test_dead_slots_are_counted_chunk_by_chunk(agent, game):
+def test_dead_slots_are_counted_chunk_by_chunk(components, game):
     METER.clear()
-    result = game.play(rollout_by(agent.rollout, MeteredLane))
+    result = game.play(rollout_by(components.rollout, MeteredLane))
     drawn, computed = sum(x.drawn for x in METER.chunks), sum(x.computed for x in METER.chunks)
     assert computed == result.stats.decode_slots
     assert result.stats.decode_tokens <= drawn <= computed
@@ -88,9 +91,9 @@ def test_dead_slots_are_counted_chunk_by_chunk(agent, game):
     assert METER.calls["decode"] >= len(METER.chunks) > 0 and min(METER.seconds.values()) > 0
 
 
-def test_a_scripted_rollout_has_the_scripts_worlds_and_lengths(agent, game, script):
+def test_a_scripted_rollout_has_the_scripts_worlds_and_lengths(components, game, script):
     """Prompts and what replies say are the script's; the tokens are the model's own."""
-    result = game.play(follow(agent.rollout, script))
+    result = game.play(follow(components.rollout, script))
     assert not result.failures and len(result.trajectories) == len(script)
     for ours, theirs in zip(result.trajectories, script, strict=True):
         assert (ours.task_id, ours.ending, ours.success) == (
@@ -105,30 +108,30 @@ def test_a_scripted_rollout_has_the_scripts_worlds_and_lengths(agent, game, scri
     assert result.stats.decode_tokens == tokens - sum(len(t.turns) for t in script)
 
 
-def test_scripted_tokens_are_the_samplers(agent, game, script):
+def test_scripted_tokens_are_the_samplers(components, game, script):
     """Their log-probs are what the learner finds for the same tokens: nothing was shuffled."""
-    learner = agent.learner
+    learner = components.learner
     playing = dataclasses.replace(game, temperature=learner.temperature)
-    episodes = playing.play(follow(agent.rollout, script))
-    batch, final = agent.pack(episodes.trajectories, seed=0)
-    state = learner.init(jax.tree.map(np.array, game.params), fold(0, 1))
+    episodes = playing.play(follow(components.rollout, script))
+    batch, final = components.pack(episodes.trajectories, seed=0)
+    state = learner.init(jax.tree.map(np.array, game.params), derive_key(0, Stream.STATE))
     scores = learner.score(state, batch, final, np.int32(batch.count))
     mask = np.asarray(batch.rows.response_mask)
     found = np.asarray(scores.logprobs)[mask]
     np.testing.assert_allclose(found, np.asarray(batch.rows.behavior_logprobs)[mask], atol=2e-5)
 
 
-def test_a_script_with_longer_replies_than_the_limit_is_refused(agent, script):
-    short = rollout_by(agent.rollout, agent.rollout.lane_kind)
+def test_a_script_with_longer_replies_than_the_limit_is_refused(components, script):
+    short = rollout_by(components.rollout, components.rollout.lane_kind)
     short.shape = dataclasses.replace(short.shape, reply=3)
     with pytest.raises(ValueError, match="expected at most reply_length 3"):
         follow(short, script)
 
 
-def test_the_padded_rival_has_our_gradient(agent, game, script, capsys):
-    episodes = game.play(follow(agent.rollout, script)).trajectories
-    ours = build_ours(agent, resized_learner(agent, 16, 1, 0), episodes)
-    p = agent.config.prompt
+def test_the_padded_rival_has_our_gradient(components, game, script, capsys):
+    episodes = game.play(follow(components.rollout, script)).trajectories
+    ours = build_ours(components, resized_learner(components, 16, 1, 0), episodes)
+    p = components.config.prompt
     rows = unpack(ours.batch, ours.prepared, p.prompt_length + p.reply_length)
     rival = Padded(ours, rows, 4)
     check_padded(ours, rows, rival)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from credit_cases import random_inputs, seeds, to_jax
+from helpers.credit_cases import random_inputs, seeds, to_jax
 from hiperjax_kernels.gae import discounted_returns, gae_batch
 from hiperjax_kernels.reference import gae_reference
 from hypothesis import given

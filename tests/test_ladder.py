@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hiperjax.envs.ladder import RUNGS, make_ladder_suite
-from hiperjax.learning.advantages import Credit, CreditInputs, estimate, whiten
+from hiperjax.learning.credit.registry import Credit, CreditInputs, estimate, whiten
 
 GAMMA = 0.9
 EPISODES, TURNS = 36, 8  # one shape for all rungs: one compilation an estimator

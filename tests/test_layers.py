@@ -1,4 +1,4 @@
-"""The house stands as drawn: who may import whom, and the seven nevers (see ARCHITECTURE).
+"""The layers hold: who may import whom, and the other nevers of docs/architecture.md.
 
 Every rule is a function from modules to complaints. It is held against the project's own source,
 and against a few lines that break it, so that a rule which sees nothing fails too.
@@ -16,44 +16,36 @@ from collections.abc import Callable, Iterator, Mapping
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FILE_LINES = 450  # aim: 350
-FUNCTION_LINES = 50  # aim: 40, without the docstring
+FILE_LINES = 450  # 400 once config and learner are split
+FUNCTION_LINES = 50  # without the docstring
 WORDLESS_LINES = 8
 
-GROUND = {"types", "config", "metrics", "mesh", "models", "kernels"}
-HALL = GROUND | {"presets", "envs", "checkpoint", "acting", "learning", "processes"}
-WALK = HALL | {
-    "assembly", "capacity", "evaluation", "export", "inspection", "ledger", "play", "progress",
-    "tools", "transcript", "verification",
-}  # fmt: skip
+GROUND = {"types", "config", "estimator_options", "intervals", "random_keys", "models", "kernels"}
+WINGS = {"acting", "learning", "envs", "judging"}
 MAY_IMPORT: Mapping[str, set[str]] = {
     **{room: set() for room in GROUND},
+    "config": {"estimator_options"},
     "models": {"kernels"},
     "presets": {"config"},
-    "envs": {"types"},
-    "checkpoint": {"types"},
-    "transcript": {"types"},
-    "capacity": {"kernels", "mesh", "models"},
-    "play": {"envs", "types"},
-    "processes": {"acting", "mesh", "models", "types"},
-    "tools": WALK,
-    "learning": {"kernels", "models", "config", "types"},
+    "capacity": {"kernels", "models", "distributed"},
+    "envs": {"types", "intervals"},
+    "judging": {"types"},
     "acting": {"envs", "models", "types"},
-    "assembly": HALL,
-    "evaluation": HALL,
-    "export": HALL | {"assembly"},
-    "inspection": WALK,
-    "ledger": {"acting", "types"},
-    "bench": WALK | {"presets", "trainer"},
-    "progress": HALL | {"evaluation"},
-    "trainer": WALK,
-    "report": WALK,
-    "verify": WALK,
-    "verification": HALL,
-    "cli": WALK | {"bench", "trainer", "report", "verify"},
-    "experiments": WALK | {"trainer", "report", "verify"},
+    "learning": {"kernels", "models", "config", "estimator_options", "types"},
+    "distributed": {"acting", "models", "types"},
+    "training": GROUND | WINGS | {"presets", "distributed"},
+    "report": GROUND | WINGS | {"presets", "distributed", "training"},
+    "verification": GROUND | WINGS | {"presets", "distributed", "training"},
+    "testing": GROUND | WINGS | {"presets", "distributed", "training"},
 }
-"""Room -> other rooms it may import. The kernels' room is the package `hiperjax_kernels`."""
+"""Room -> other rooms it may import, from the ground up; the ones not named (commands, cli,
+experiments) may import anything below them. The kernels' room is the package `hiperjax_kernels`."""
+ABOVE: Mapping[str, set[str]] = {
+    "commands": {"cli", "experiments"},
+    "cli": {"experiments"},
+    "experiments": set(),
+}
+"""Rooms at the top, and what stands above each."""
 
 JAX_FREE = ("hiperjax.types", "hiperjax.envs", "hiperjax.acting.blocks", "hiperjax.acting.prompts")
 USES_JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex", "hiperjax_kernels"}
@@ -65,11 +57,9 @@ UNKNOWN_TO_MODELS = {"reward", "rewards", "advantage", "advantages", "subgoal", 
 TAKES_CONFIG = (
     "hiperjax.config",
     "hiperjax.presets",
-    "hiperjax.trainer",
-    "hiperjax.assembly",  # the trainer's first half: from a config to the objects of a run
-    "hiperjax.tools",  # the command line's other half
+    "hiperjax.training",
     "hiperjax.learning.learner",
-    "hiperjax.bench",
+    "hiperjax.commands",
     "hiperjax.cli",
     "experiments",
 )
@@ -132,21 +122,23 @@ def room_of(name: str) -> str | None:
 Complaints = Iterator[str]
 
 
-def climb_floors(module: Module) -> Complaints:
+def import_upward(module: Module) -> Complaints:
     room = room_of(module.name)
     if room is None:
         yield from (f"{module.name} imports {name}" for name in module.imports() if room_of(name))
         return
-    if room not in MAY_IMPORT:
-        yield f"{module.name} stands on no floor; give {room!r} one in MAY_IMPORT"
+    rooms = MAY_IMPORT.keys() | ABOVE.keys()
+    if room not in rooms:
+        yield f"{module.name} stands in no layer; give {room!r} one in MAY_IMPORT"
         return
+    allowed = MAY_IMPORT[room] if room in MAY_IMPORT else rooms - ABOVE[room]
     for name in module.imports():
         other = room_of(name)
-        if other in MAY_IMPORT and other != room and other not in MAY_IMPORT[room]:
-            yield f"{module.name} imports {name}; {room} may import {sorted(MAY_IMPORT[room])}"
+        if other in rooms and other != room and other not in allowed:
+            yield f"{module.name} imports {name}; {room} may import {sorted(allowed)}"
 
 
-def wake_xla(module: Module) -> Complaints:
+def wake_jax(module: Module) -> Complaints:
     if module.within(JAX_FREE):
         for name in module.imports():
             if name.split(".")[0] in USES_JAX:
@@ -222,7 +214,7 @@ def lack_docstring(module: Module) -> Complaints:
             yield f"{module.name}.{node.name} has no docstring"
 
 
-def run_long(module: Module) -> Complaints:
+def is_too_long(module: Module) -> Complaints:
     lines = len(module.source.splitlines())
     if lines > FILE_LINES:
         yield f"{module.name} has {lines} lines; at most {FILE_LINES}, better split it"
@@ -246,22 +238,28 @@ def functions_of(module: Module) -> Iterator[ast.FunctionDef | ast.AsyncFunction
 
 LONG_BODY = "def f():\n" + "    pass\n" * (FUNCTION_LINES + 1)
 BROKEN: list[tuple[Callable[[Module], Complaints], str, str]] = [
-    (climb_floors, "hiperjax_kernels.hae", "import hiperjax.types"),
-    (climb_floors, "hiperjax_kernels.hae", "from hiperjax import types"),
-    (climb_floors, "hiperjax.acting.rollout", "from hiperjax.learning import packing"),
-    (climb_floors, "hiperjax.acting.rollout", "from ..learning import packing"),
-    (climb_floors, "hiperjax.learning.packing", "def f():\n    from hiperjax.acting import blocks"),
-    (climb_floors, "hiperjax.models.heads", "from hiperjax.types import Turn"),
-    (climb_floors, "hiperjax.trainer", "import hiperjax.cli"),
-    (climb_floors, "hiperjax.trainer", "from experiments import alfworld"),
-    (climb_floors, "hiperjax.cellar", ""),
-    (climb_floors, "hiperjax", "from hiperjax.trainer import train"),
-    (wake_xla, "hiperjax.envs.ladder", "import jax.numpy as jnp"),
-    (wake_xla, "hiperjax.types", "from chex import Array"),
+    (import_upward, "hiperjax_kernels.hae", "import hiperjax.types"),
+    (import_upward, "hiperjax_kernels.hae", "from hiperjax import types"),
+    (import_upward, "hiperjax.acting.rollout", "from hiperjax.learning import packing"),
+    (import_upward, "hiperjax.acting.rollout", "from ..learning import packing"),
+    (
+        import_upward,
+        "hiperjax.learning.packing",
+        "def f():\n    from hiperjax.acting import blocks",
+    ),
+    (import_upward, "hiperjax.models.heads", "from hiperjax.types import Turn"),
+    (import_upward, "hiperjax.training.trainer", "import hiperjax.cli"),
+    (import_upward, "hiperjax.training.trainer", "from experiments import alfworld"),
+    (import_upward, "hiperjax.cellar", ""),
+    (import_upward, "hiperjax.commands.plan", "import hiperjax.cli"),
+    (import_upward, "hiperjax.distributed.mesh", "import hiperjax.training.run"),
+    (import_upward, "hiperjax", "from hiperjax.training.trainer import train"),
+    (wake_jax, "hiperjax.envs.ladder", "import jax.numpy as jnp"),
+    (wake_jax, "hiperjax.types", "from chex import Array"),
     (know_rl_in_models, "hiperjax.models.heads", "def read(features, turn_rewards): ..."),
-    (write_tags, "hiperjax.trainer", "x = '</action>'"),
+    (write_tags, "hiperjax.training.trainer", "x = '</action>'"),
     (write_tags, "hiperjax.learning.packing", "x = f'{a}<Subgoal>{b}'"),
-    (write_tags, "hiperjax.trainer", "x = f'<{name}>{text}</{name}>'"),
+    (write_tags, "hiperjax.training.trainer", "x = f'<{name}>{text}</{name}>'"),
     (blur_the_border, "hiperjax.learning.losses", "from hiperjax.types import Turn\nimport jax"),
     (blur_the_border, "hiperjax.acting.rollout", "types.TurnRows(tokens, masks)"),
     (take_config, "hiperjax.learning.losses", "def f(config): ..."),
@@ -270,10 +268,10 @@ BROKEN: list[tuple[Callable[[Module], Complaints], str, str]] = [
         "hiperjax.learning.losses",
         "from hiperjax.config import PpoConfig\ndef f(*, ppo: PpoConfig | None): ...",
     ),
-    (lack_docstring, "hiperjax.metrics", "import math"),
-    (lack_docstring, "hiperjax.metrics", "'''Said.'''\n" + LONG_BODY),
-    (run_long, "hiperjax.metrics", "\n" * (FILE_LINES + 1)),
-    (run_long, "hiperjax.metrics", LONG_BODY),
+    (lack_docstring, "hiperjax.training.metrics", "import math"),
+    (lack_docstring, "hiperjax.training.metrics", "'''Said.'''\n" + LONG_BODY),
+    (is_too_long, "hiperjax.training.metrics", "\n" * (FILE_LINES + 1)),
+    (is_too_long, "hiperjax.training.metrics", LONG_BODY),
 ]
 RULES = list(dict.fromkeys(rule for rule, _, _ in BROKEN))
 

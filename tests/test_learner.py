@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from episodes import VOCABULARY, make_batch
+from helpers.episodes import VOCABULARY, make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hiperjax.config import ConfigError, CreditConfig, CriticConfig, PpoConfig
-from hiperjax.learning import critic as least_squares
-from hiperjax.learning.advantages import ESTIMATORS
+from hiperjax.learning import least_squares
 from hiperjax.learning.batches import (
     by_sequence,
     decision_scores,
@@ -21,8 +20,9 @@ from hiperjax.learning.batches import (
     reply_logprobs,
     run_sequences,
 )
+from hiperjax.learning.credit.registry import ESTIMATORS
 from hiperjax.learning.learner import Learner
-from hiperjax.learning.minibatches import deal, make_order
+from hiperjax.learning.minibatches import make_order, split_into_minibatches
 from hiperjax.learning.packing import pack, pack_final_prompts
 from hiperjax.models.lora import add_adapters, partition
 from hiperjax.models.transformer import (
@@ -486,7 +486,7 @@ def test_orders_visit_every_sequence_once_a_pass():
 @given(st.integers(1, 500), st.integers(1, 8), st.integers(1, 12))
 def test_sequences_are_dealt_evenly_and_in_whole_micro_batches(count, micro, groups):
     size = micro * groups
-    even, dealt = deal(count, size), deal(count, size, micro)
+    even, dealt = split_into_minibatches(count, size), split_into_minibatches(count, size, micro)
     assert sum(dealt) == sum(even) == count
     assert len(dealt) == len(even) and 0 < min(dealt) <= max(dealt) <= size
     assert max(even) - min(even) <= 1 and max(dealt) - min(dealt) <= micro
@@ -503,5 +503,5 @@ def test_sequences_are_dealt_evenly_and_in_whole_micro_batches(count, micro, gro
 def test_an_order_follows_the_deal():
     order, steps = make_order(jax.random.key(1), count=45, total=60, size=20, epochs=2, micro=2)
     found = [int((row < 45).sum()) for row in order[:steps]]
-    assert found == 2 * deal(45, 20, 2) == 2 * [15, 16, 14]
+    assert found == 2 * split_into_minibatches(45, 20, 2) == 2 * [15, 16, 14]
     assert sorted(order[:3].ravel()) == list(range(60))

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from hiperjax import mesh as meshes
-from hiperjax.mesh import MeshError
+from hiperjax.distributed import mesh as meshes
+from hiperjax.distributed.mesh import MeshError
 from hiperjax.models.shapes import SHAPES
 from hiperjax.models.transformer import TransformerConfig, abstract_params, init_params
 from hiperjax.models.weights import load_params, save_params
@@ -184,7 +184,7 @@ def test_a_checkpoint_loads_straight_onto_the_mesh(tmp_path):
 FIT = """
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from hiperjax.learning.critic import Moments, solve
+from hiperjax.learning.least_squares import Moments, solve
 rows = jax.random.normal(jax.random.key(0), (4, 3, 65, 65))
 memory = Moments(rows @ rows.swapaxes(-1, -2), jnp.ones((4, 3, 65)))
 everywhere = NamedSharding(jax.make_mesh((2,), ("data",)), PartitionSpec())

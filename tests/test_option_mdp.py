@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from experiments.option_mdp import (
+from experiments.studies.option_mdp import (
     Study,
     flat_estimate,
     gradients,
@@ -14,7 +14,7 @@ from experiments.option_mdp import (
     make_policy,
     true_gradient,
 )
-from experiments.option_study import (
+from experiments.studies.option_study import (
     boundary_curve,
     pair_whitened,
     turn_index_whitened,

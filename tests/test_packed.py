@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from credit_cases import lambdas, random_inputs, seeds, to_jax
+from helpers.credit_cases import lambdas, random_inputs, seeds, to_jax
 from hiperjax_kernels.gae import gae_batch
 from hiperjax_kernels.hae import HaeOutputs, hae_batch
 from hiperjax_kernels.packed import (

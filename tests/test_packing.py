@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from episodes import make_batch
+from helpers.episodes import make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from hiperjax.commands.terminal import Person, Recorded, Recording, format_commands, play
 from hiperjax.envs.registry import make_suite
-from hiperjax.play import Person, Recorded, Recording, format_commands, play
 
 SUITE = make_suite("household")
 TASK = "household-tiny/seen/3"

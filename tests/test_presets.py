@@ -6,15 +6,15 @@ import functools
 import jax
 import numpy as np
 import pytest
-from episodes import make_batch
+from helpers.episodes import make_batch
 
-from hiperjax.assembly import check_weights, make_learner, model_shape
 from hiperjax.config import ConfigError, validate
 from hiperjax.learning.minibatches import make_order
 from hiperjax.learning.packing import pack, pack_final_prompts
 from hiperjax.models.lora import adapt, base_config, partition
 from hiperjax.models.transformer import decode, init_cache, init_params, prefill
 from hiperjax.presets import PRESETS
+from hiperjax.training.build import check_weights, make_learner, model_shape
 
 PUBLISHED = [name for name, (_, config) in PRESETS.items() if config.model.shape is not None]
 COUNTS = {

@@ -16,13 +16,15 @@ import pytest
 
 from hiperjax.acting.lanes import RolloutStats
 from hiperjax.acting.rollout import RolloutResult
-from hiperjax.assembly import check_placement, load_config, make_placement, restore_run
 from hiperjax.config import MeshConfig, RunConfig
+from hiperjax.distributed.mesh import AXES, MeshError, Placement, make_mesh
+from hiperjax.distributed.processes import allgather_objects, is_first, share_of
+from hiperjax.distributed.rollout import merge_results
 from hiperjax.envs.workers import EnvFailure
-from hiperjax.mesh import AXES, MeshError, Placement, make_mesh
-from hiperjax.metrics import METRICS, read_lines
 from hiperjax.models.shapes import SHAPES
-from hiperjax.processes import exchange, is_first, join, share_of
+from hiperjax.training.build import check_placement, make_placement, restore_run
+from hiperjax.training.metrics import METRICS, read_lines
+from hiperjax.training.run_folder import load_config
 
 FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 SETTINGS = {
@@ -126,7 +128,7 @@ def test_two_processes_train_like_one(one, tmp_path):
 
 def test_alone_nothing_is_exchanged():
     said = {"a": np.arange(3)}
-    assert exchange(said)[0] is said and is_first()
+    assert allgather_objects(said)[0] is said and is_first()
     assert list(share_of(5)) == [0, 1, 2, 3, 4]
 
 
@@ -147,7 +149,7 @@ def test_results_are_joined_in_the_order_of_processes():
         stats = RolloutStats(reply_tokens=tokens)
         return RolloutResult([], [EnvFailure(name, "x")], stats, {"device": float(tokens)})
 
-    both = join([result("a", 3), result("b", 4)])
+    both = merge_results([result("a", 3), result("b", 4)])
     assert both.seconds == {"device": 4.0}, "the slowest one's"
     assert [failure.task_id for failure in both.failures] == ["a", "b"]
     assert both.stats.reply_tokens == 7

@@ -12,10 +12,10 @@ from hiperjax.acting.rollout import Rollout
 from hiperjax.acting.sampler import advance, place, start
 from hiperjax.envs.registry import make_suite
 from hiperjax.envs.workers import InlineWorkers
-from hiperjax.learning.health import describe, segments, warn_of_collapse
 from hiperjax.models.tokenizers import train_tokenizer
 from hiperjax.models.transformer import TransformerConfig, init_params
-from hiperjax.transcript import render_trajectory
+from hiperjax.training.diagnostics import describe, segments, warn_of_collapse
+from hiperjax.training.samples import render_trajectory
 from hiperjax.types import Ending
 
 SUITE = make_suite("household")

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiperjax import trainer
-from hiperjax.assembly import build_agent, load_config, restore_run, save_config
-from hiperjax.checkpoint import CheckpointError, Checkpoints
+from hiperjax.commands.convert import export_run
+from hiperjax.commands.evaluate import evaluate_run
 from hiperjax.config import (
     ConfigError,
     CriticConfig,
@@ -23,17 +22,23 @@ from hiperjax.config import (
 )
 from hiperjax.envs.base import Step, Suite
 from hiperjax.envs.workers import InlineWorkers
-from hiperjax.export import export_run
-from hiperjax.inspection import evaluate_run
+from hiperjax.intervals import wilson_interval
 from hiperjax.learning.learner import find_estimator
-from hiperjax.metrics import METRICS, Recorder, Timer, read_lines, wilson_interval
 from hiperjax.models.convert import load_checkpoint
 from hiperjax.models.errors import ModelError
 from hiperjax.models.lora import merge_adapters, partition
 from hiperjax.models.tokenizers import load_tokenizer
 from hiperjax.models.transformer import forward, logits
 from hiperjax.presets import PRESETS
-from hiperjax.trainer import TrainingStopped, choose_tasks, collect, open_run, train
+from hiperjax.training import trainer
+from hiperjax.training.build import build_components, restore_run
+from hiperjax.training.checkpoint import CheckpointError, Checkpoints
+from hiperjax.training.metrics import METRICS, Recorder, read_lines
+from hiperjax.training.run import TrainingStopped, open_run
+from hiperjax.training.run_folder import load_config, save_config
+from hiperjax.training.tasks import choose_tasks
+from hiperjax.training.timer import Timer
+from hiperjax.training.trainer import collect, train
 
 BASE = PRESETS["household-tiny"][1]
 
@@ -165,16 +170,16 @@ def test_an_exported_run_is_the_same_function_for_others(adapted, tmp_path):
     """Adapters merged, the embedding's scale spelled out: a plain Qwen2 folder."""
     folder = tmp_path / "hf"
     export_run(adapted, folder, which="last")
-    agent, state = restore_run(adapted, "last")
+    components, state = restore_run(adapted, "last")
     shape, params = load_checkpoint(folder)
     assert shape.lora_rank == 0 and not shape.embedding_scale
     tokens = jnp.arange(24, dtype=jnp.int32).reshape(2, 12)
     ours, theirs = (
         logits(p, c, forward(p, c, tokens, lengths=jnp.full(2, 12)))
-        for p, c in ((state.policy, agent.model), (params, shape))
+        for p, c in ((state.policy, components.model), (params, shape))
     )
     np.testing.assert_allclose(ours, theirs, atol=2e-4)
-    assert len(load_tokenizer(folder)) == len(agent.prompter.tokenizer)
+    assert len(load_tokenizer(folder)) == len(components.prompter.tokenizer)
     with pytest.raises(FileExistsError, match="not empty"):
         export_run(adapted, folder)
 
@@ -200,9 +205,9 @@ def test_a_run_starts_from_a_hugging_face_folder_and_outlives_it(published, tmp_
     shutil.copytree(published, folder)
     run = train(from_folder(folder, tmp_path / "run"))
     shutil.rmtree(folder)
-    agent, state = restore_run(run, "start")
+    components, state = restore_run(run, "start")
     shape, params = load_checkpoint(published)
-    assert dataclasses.replace(agent.model, lora_alpha=shape.lora_alpha) == shape
+    assert dataclasses.replace(components.model, lora_alpha=shape.lora_alpha) == shape
     for a, b in zip(jax.tree.leaves(state.policy), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -247,9 +252,9 @@ def test_a_bad_checkpoint_folder_is_refused_before_memory_is_taken(
 
 def test_a_run_of_adapters_can_start_from_one_without(finished, tmp_path):
     config = dataclasses.replace(lora(tmp_path / "next"), iterations=0, init=finished)
-    agent, state = restore_run(train(config), "last")
+    components, state = restore_run(train(config), "last")
     source = restore_run(finished, "start")[1].policy
-    merged = merge_adapters(state.policy, agent.model)
+    merged = merge_adapters(state.policy, components.model)
     for a, b in zip(jax.tree.leaves(merged), jax.tree.leaves(source), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -310,11 +315,11 @@ def test_an_environment_that_raises_costs_its_episode_and_no_more(finished, tmp_
     config = dataclasses.replace(small(tmp_path / "r"), init=finished)
     config = dataclasses.replace(config, env=dataclasses.replace(config.env, max_failure_rate=0.5))
     run = open_run(config, None)
-    run.agent.rollout.workers = Failing(run.agent.suite, 15)
+    run.components.rollout.workers = Failing(run.components.suite, 15)
     result = collect(run, Timer())
     assert result.failures and len(result.trajectories) + len(result.failures) == 6
     assert "the stove is on fire" in capsys.readouterr().out
-    run.agent.rollout.workers = Failing(run.agent.suite, 2)
+    run.components.rollout.workers = Failing(run.components.suite, 2)
     with pytest.raises(TrainingStopped, match="of 6 episodes failed"):
         collect(run, Timer())
     assert run.checkpoints.exists(), "the state was saved before stopping"
@@ -371,7 +376,7 @@ def test_an_estimator_on_milestones_is_refused_where_none_are_reported():
         env=dataclasses.replace(BASE.env, suite="ladder/action"),
     )
     with pytest.raises(ConfigError, match=r"beacon needs milestones, which the suite .* does not"):
-        build_agent(config)
+        build_components(config)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -5,7 +5,7 @@ import json
 import random
 
 import pytest
-from alfworld_games import make_problem, write_file
+from helpers.alfworld_games import make_problem, write_file
 
 from hiperjax.envs.alfworld import oracle
 from hiperjax.envs.alfworld.engine import act, describe_start, is_won, list_admissible

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.demonstrations import demonstrate, list_texts
 from hiperjax.acting.prompts import Prompter, PromptStyle, PromptTooLong, make_renderer
+from hiperjax.commands.terminal import play as play_in_terminal
 from hiperjax.envs import gym
 from hiperjax.envs.registry import make_suite
 from hiperjax.envs.webshop import WebShopSuite, make_webshop_suite, wares
@@ -32,12 +33,11 @@ from hiperjax.envs.webshop.baseline import (
 )
 from hiperjax.envs.webshop.expert import list_candidates, read_request
 from hiperjax.envs.webshop.profiles import get_profile, write_task_id
-from hiperjax.metrics import bound_mean
+from hiperjax.envs.webshop.report import evaluate_scripts
+from hiperjax.intervals import bound_mean
 from hiperjax.models.tokenizers import train_tokenizer
-from hiperjax.play import play as play_in_terminal
 from hiperjax.types import Observation
 from hiperjax.verification.webshop import verify_webshop
-from hiperjax.verification.webshop_scripts import evaluate_scripts
 
 STRICT = make_webshop_suite()
 HIPER = make_webshop_suite("hiper")

@@ -16,25 +16,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from hiperjax.config import ConfigError, CreditConfig, CriticConfig, PpoConfig
-from hiperjax.learning import critic as least_squares
-from hiperjax.learning.advantages import (
-    ESTIMATORS,
-    HEADS,
-    Credit,
-    CreditInputs,
-    Options,
-    estimate,
-    find_estimator,
-)
-from hiperjax.learning.assignment import (
-    TERM,
-    gather_inputs,
-    list_targets,
-    measure_credit,
-    per_head,
-    prepare_batch,
-    token_values,
-)
+from hiperjax.learning import least_squares
 from hiperjax.learning.batches import (
     LearnerBatch,
     Scores,
@@ -44,8 +26,26 @@ from hiperjax.learning.batches import (
     reply_logprobs,
     run_sequences,
 )
-from hiperjax.learning.hierarchical import bootstrap_last_turn
-from hiperjax.learning.lab import compare_estimators, usable_estimators
+from hiperjax.learning.credit.compare import compare_estimators, usable_estimators
+from hiperjax.learning.credit.hae import bootstrap_last_turn
+from hiperjax.learning.credit.inputs import (
+    TERM,
+    gather_inputs,
+    list_targets,
+    measure_credit,
+    per_head,
+    prepare_batch,
+    token_values,
+)
+from hiperjax.learning.credit.registry import (
+    ESTIMATORS,
+    HEADS,
+    Credit,
+    CreditInputs,
+    Options,
+    estimate,
+    find_estimator,
+)
 from hiperjax.learning.losses import LossInputs, Metrics, ppo_loss, switch_rate_loss, value_loss
 from hiperjax.learning.minibatches import (
     Counts,

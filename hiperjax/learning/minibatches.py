@@ -32,7 +32,7 @@ def _share(count: int, parts: int) -> list[int]:
     return [each + (i < left) for i in range(parts)]
 
 
-def deal(count: int, size: int, micro: int = 0) -> list[int]:
+def split_into_minibatches(count: int, size: int, micro: int = 0) -> list[int]:
     """How many of `count` sequences each optimizer step sees, at most `size`.
 
     As evenly as can be: each minibatch is averaged over its own tokens, and one of a few left-over
@@ -63,7 +63,7 @@ def make_order(
     Raises:
       ValueError: `total` leaves no room to fill up the last minibatch.
     """
-    dealt = np.asarray(deal(int(count), size, micro))
+    dealt = np.asarray(split_into_minibatches(int(count), size, micro))
     steps = len(dealt)
     if steps * size > total:
         raise ValueError(f"{total} packed sequences; expected a multiple of the minibatch, {size}")

@@ -10,7 +10,6 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from hiperjax.learning.assignment import token_values
 from hiperjax.learning.batches import (
     Scores,
     by_sequence,
@@ -19,6 +18,7 @@ from hiperjax.learning.batches import (
     reply_logprobs,
     run_sequences,
 )
+from hiperjax.learning.credit.inputs import token_values
 from hiperjax.models.heads import Heads
 from hiperjax.models.transformer import Params, TransformerConfig, forward
 from hiperjax.types import FinalPrompts, PackedBatch

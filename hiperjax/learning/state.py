@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key
 
-from hiperjax.learning import critic as least_squares
+from hiperjax.learning import least_squares
 from hiperjax.models.heads import init_heads, init_projection
 from hiperjax.models.lora import base_config, combine, init_adapters, split_trained
 from hiperjax.models.transformer import Params, TransformerConfig

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hiperjax.learning.advantages import CreditInputs, estimate, shape_rewards, whiten
-from hiperjax.learning.border import arrange, check_credit
-from hiperjax.learning.hierarchical import bootstrap_last_turn
-from hiperjax.learning.shaping import token_violations
+from hiperjax.learning.credit.hae import bootstrap_last_turn
+from hiperjax.learning.credit.registry import CreditInputs, estimate, shape_rewards, whiten
+from hiperjax.learning.credit.shaping import token_violations
+from hiperjax.verification.arrange import arrange, check_credit
 
 TOLERANCE = 1e-4
 COLUMNS = ("rewards", "switch", "dones", "v_low", "v_high", "v_term", "valid")

@@ -1,0 +1,1 @@
+"""Studies of learning. `python -m experiments.studies.NAME`."""

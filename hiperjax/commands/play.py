@@ -1,0 +1,87 @@
+"""Games played before one's eyes: by a person, an expert, a policy, a recording."""
+
+import pathlib
+import time
+from typing import Annotated
+
+import tyro
+
+from hiperjax.commands.terminal import Recorded, Recording, play
+from hiperjax.envs.base import Suite
+from hiperjax.envs.registry import make_suite
+from hiperjax.random_keys import Stream, derive_key
+from hiperjax.training.build import restore_run
+from hiperjax.training.samples import render_trajectory
+
+Positional = tyro.conf.Positional
+
+
+def play_suite(
+    suite: Annotated[str, Positional] = "household",
+    /,
+    *,
+    run: pathlib.Path | None = None,
+    expert: bool = False,
+    recording: pathlib.Path | None = None,
+    save: pathlib.Path | None = None,
+    games: pathlib.Path | None = None,
+    data: pathlib.Path | None = None,
+    split: str | None = None,
+    number: int = 0,
+    temperature: float = 0.0,
+    delay: float = 0.5,
+) -> None:
+    """Play a game yourself; or watch a trained policy, the expert, or a recording.
+
+    Args:
+      suite: household, alfworld, webshop, ladder/RUNG; not needed with --run.
+      run: watch the policy of this run: its switch, subgoal and action, turn by turn.
+      expert: watch the scripted expert.
+      recording: watch an episode saved by --save.
+      save: save the episode.
+      games: folder of official games (suite alfworld).
+      data: folder of official files (suite webshop).
+      split: split the task is from; default: the suite's last.
+      number: number of the task in its split.
+      temperature: of the watched policy; 0 is greedy.
+      delay: seconds between turns, when watching.
+    """
+    if run is not None:
+        _watch_policy(run, split, number, temperature, delay)
+        return
+    folders = {"games": games, "data": data}
+    world = make_suite(suite, **{name: f for name, f in folders.items() if f is not None})
+    task_id = pick_task(world, split, number)
+    player = world.make_expert(seed=0) if expert else None
+    if recording is not None:
+        kept = Recording.load(recording)
+        player, task_id = Recorded(kept), kept.task_id
+    done = play(world, task_id, player, delay=delay if player else 0.0)
+    if save is not None:
+        done.save(save)
+
+
+def pick_task(suite: Suite, split: str | None, number: int) -> str:
+    """Task `number` of a split; the suite's last split by default."""
+    tasks = suite.tasks(split or suite.splits[-1])
+    if not 0 <= number < len(tasks):
+        raise FileNotFoundError(f"task number {number}: the split has tasks 0 to {len(tasks) - 1}")
+    return tasks[number]
+
+
+def _watch_policy(
+    run: pathlib.Path, split: str | None, number: int, temperature: float, delay: float
+) -> None:
+    components, state = restore_run(run, "best")
+    task_id = pick_task(components.suite, split or components.config.eval.splits[0], number)
+    result = components.rollout.collect(
+        state.policy, [task_id], key=derive_key(number, Stream.EVALUATION), temperature=temperature
+    )
+    for trajectory in result.trajectories:
+        for paragraph in render_trajectory(trajectory, components.prompter.tokenizer).split(
+            "-- turn"
+        ):
+            print(("-- turn" if paragraph.startswith(" ") else "") + paragraph, end="")
+            time.sleep(delay)
+    for failure in result.failures:
+        print(f"the episode was lost: {failure.error}")

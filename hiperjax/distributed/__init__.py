@@ -1,0 +1,1 @@
+"""Devices and processes: where arrays live, and many processes as one run."""

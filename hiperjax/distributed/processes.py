@@ -1,0 +1,42 @@
+"""Many processes, one run: each plays its share of the episodes, all learn from all of them.
+
+Every process has environments of its own and samples on its own devices. What it saw is then told
+to the others, a few tens of megabytes of tokens an iteration, so that each packs the same batch and
+takes the same decisions as a run of one process would; they meet again inside the update.
+"""
+
+import pickle
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def is_first() -> bool:
+    """Whether this process writes the run folder and speaks to the user."""
+    return jax.process_index() == 0
+
+
+def allgather_objects(mine: Any) -> list[Any]:
+    """What every process has to say, in their order; all of them must call this."""
+    if jax.process_count() == 1:
+        return [mine]
+    said = np.frombuffer(pickle.dumps(mine), np.uint8)
+    sizes = multihost_utils.process_allgather(np.asarray(len(said), np.int32)).ravel()
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: len(said)] = said
+    heard = multihost_utils.process_allgather(padded).reshape(len(sizes), -1)
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(heard, sizes, strict=True)]
+
+
+def wait(name: str) -> None:
+    """Until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def share_of(count: int) -> range:
+    """The part of `count` things that is this process's own."""
+    index, processes = jax.process_index(), jax.process_count()
+    return range(count * index // processes, count * (index + 1) // processes)

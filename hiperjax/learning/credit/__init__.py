@@ -1,0 +1,1 @@
+"""From values and rewards to the credit of every reply token."""

@@ -1,0 +1,109 @@
+"""Reward shaping: penalties on top of the environment's reward, each a named term."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+KeepMode = Literal["fixed", "normalized"]
+
+
+def shape_rewards(
+    reward: Float[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    keep: Bool[Array, "B T"],
+    *,
+    invalid: Bool[Array, "B T"],
+    keep_violation: Bool[Array, "B T"],
+    inadmissible: Bool[Array, "B T"] | None = None,
+    invalid_penalty: float = 0.1,
+    inadmissible_penalty: float = 0.0,
+    keep_penalty: float = 0.0,
+    keep_penalty_mode: KeepMode = "normalized",
+    consistency_penalty: float = 0.0,
+) -> tuple[Float[Array, "B T"], dict[str, Float[Array, "B T"]]]:
+    """Subtract penalties from the environment's reward.
+
+    Args:
+      reward: the environment's own.
+      keep: turns that said KEEP; `mask & ~boundary`, unless turn 0 is to be penalized as well.
+      invalid: malformed replies.
+      keep_violation: KEEP turns that wrote another subgoal.
+      inadmissible: actions that were not in the admissible list; none by default.
+      invalid_penalty: a malformed reply.
+      inadmissible_penalty: an action that was not in the admissible list.
+      keep_penalty: a KEEP turn ("fixed"), or a trajectory that never switches ("normalized": each
+        KEEP turn costs its share `keep_penalty / T`; trajectories of one turn are exempt).
+      keep_penalty_mode: see above.
+      consistency_penalty: a KEEP turn that wrote another subgoal.
+
+    Returns:
+      The shaped reward and its terms by name ("environment", "invalid", "inadmissible", "keep",
+      "consistency"), whose sum it is. Penalties are magnitudes; their terms are negative.
+
+    Raises:
+      ValueError: a negative penalty.
+    """
+    penalties = {
+        "invalid_penalty": invalid_penalty,
+        "inadmissible_penalty": inadmissible_penalty,
+        "keep_penalty": keep_penalty,
+        "consistency_penalty": consistency_penalty,
+    }
+    for name, value in penalties.items():
+        if value < 0:
+            raise ValueError(f"{name}: found {value}; expected a magnitude >= 0 (it is subtracted)")
+    inadmissible = jnp.zeros_like(mask) if inadmissible is None else inadmissible
+    charges = {
+        "invalid": invalid_penalty * invalid,
+        "inadmissible": inadmissible_penalty * inadmissible,
+        "keep": keep_penalty * keep * keep_share(mask, keep_penalty_mode),
+        "consistency": consistency_penalty * (keep & keep_violation),
+    }
+    terms = {"environment": jnp.where(mask, reward, 0)}
+    terms |= {name: jnp.where(mask, -charge, 0) for name, charge in charges.items()}
+    return sum(terms.values(), start=jnp.zeros_like(reward)), terms
+
+
+def keep_share(mask: Bool[Array, "B T"], mode: KeepMode) -> Float[Array, "B 1"]:
+    """What a KEEP turn costs of the keep penalty."""
+    turns = mask.sum(axis=1, keepdims=True)
+    if mode == "fixed":
+        return jnp.ones(turns.shape)
+    return jnp.where(turns > 1, 1.0 / jnp.maximum(turns, 1), 0.0)
+
+
+def subgoal_violations(
+    subgoals: Sequence[str], keep: Sequence[bool], *, present: Sequence[bool] | None = None
+) -> list[bool]:
+    """KEEP turns of one trajectory that wrote another subgoal than the one in force.
+
+    Strings are compared with case, whitespace and closing punctuation leveled. A turn without a
+    subgoal block (`present` False) violates nothing and changes nothing.
+    """
+    use_mesh, found = "", []
+    for t, (text, kept) in enumerate(zip(subgoals, keep, strict=True)):
+        written = present is None or present[t]
+        leveled = " ".join(text.casefold().split()).rstrip(".!")
+        found.append(bool(t and kept and written and leveled != use_mesh))
+        if written and not (t and kept):
+            use_mesh = leveled
+    return found
+
+
+def token_violations(
+    blocks: Sequence[Sequence[int]], keep: Sequence[bool], *, requires_both: bool = True
+) -> list[bool]:
+    """The official rule: on KEEP, the subgoal block's token ids differ from the previous turn's.
+
+    Args:
+      blocks: token ids of each turn's subgoal block, tags included; empty where it is absent.
+      requires_both: a missing block on either side is no violation.
+    """
+    found = []
+    for t, kept in enumerate(keep):
+        before, now = list(blocks[t - 1]) if t else [], list(blocks[t])
+        comparable = (bool(before) and bool(now)) or not requires_both
+        found.append(bool(t and kept and comparable and before != now))
+    return found

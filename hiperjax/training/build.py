@@ -1,0 +1,281 @@
+"""From a configuration to the objects of a run: suite, tokenizer, model, rollout, learner."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, Mesh
+
+from hiperjax.acting.blocks import TAGS
+from hiperjax.acting.demonstrations import Demonstration, demonstrate, list_texts
+from hiperjax.acting.prompts import Prompter, Renderer, make_renderer
+from hiperjax.acting.rollout import Rollout
+from hiperjax.config import ConfigError, MeshConfig, RunConfig
+from hiperjax.distributed import mesh as meshes
+from hiperjax.distributed.mesh import MeshError, Placement
+from hiperjax.distributed.rollout import DistributedRollout
+from hiperjax.envs.base import Suite
+from hiperjax.envs.registry import make_suite
+from hiperjax.envs.workers import make_workers
+from hiperjax.learning.credit.registry import ESTIMATORS
+from hiperjax.learning.learner import Learner
+from hiperjax.learning.state import TrainState
+from hiperjax.models.lora import base_config
+from hiperjax.models.shapes import SHAPES
+from hiperjax.models.tensor_files import find_tensors
+from hiperjax.models.tokenizers import check_vocabulary, load_tokenizer, train_tokenizer
+from hiperjax.models.transformer import (
+    TransformerConfig,
+    abstract_params,
+)
+from hiperjax.models.weights import check_tensors
+from hiperjax.training.checkpoint import Checkpoints, Which
+from hiperjax.training.components import RunComponents
+from hiperjax.training.run_folder import ARCHITECTURE, CHECKPOINTS, TOKENIZER, load_config
+
+VOCABULARY_EPISODES = 400
+"""Expert episodes whose words make up a trained tokenizer's vocabulary."""
+
+
+def suite_options(config: RunConfig) -> dict[str, Any]:
+    """The fields of `env` that the suite takes."""
+    env = config.env
+    types = {"task_types": env.task_types} if env.task_types else {}
+    if env.suite == "household":
+        return {"size": env.size} | types
+    if env.suite == "alfworld":
+        return {"games": env.games} | types
+    if env.suite == "webshop":
+        tiny = env.data is None and env.size == "tiny"
+        return {"data": env.data, "profile": env.profile, "goals": env.goals, "tiny": tiny}
+    return {}
+
+
+def make_run_renderer(config: RunConfig, suite: Suite) -> Renderer:
+    """The renderer of the run's prompt style."""
+    prompt = config.prompt
+    return make_renderer(prompt.style, role=suite.role, history_length=prompt.history_length)
+
+
+def play_expert(
+    config: RunConfig, suite: Suite, episodes: int, *, noise: float, seed: int
+) -> list[Demonstration]:
+    """Expert episodes on the training tasks, from the end of the list backwards, and again.
+
+    A task that comes again is played with other noise.
+    """
+    tasks = suite.tasks("train")
+    ids = [tasks[len(tasks) - 1 - i % len(tasks)] for i in range(episodes)]
+    turns = config.env.max_turns or suite.max_turns
+    return list(demonstrate(suite, ids, max_turns=turns, seed=seed, noise=noise))
+
+
+def build_tokenizer(config: RunConfig, suite: Suite, folder: pathlib.Path | None) -> Any:
+    """The run folder's tokenizer, else the checkpoint's, else one trained on expert episodes."""
+    if folder is not None and (folder / TOKENIZER).is_dir():
+        return load_tokenizer(folder / TOKENIZER)
+    if config.init is not None:
+        return load_tokenizer(config.init / TOKENIZER)
+    brought = config.model.folder or config.model.tokenizer
+    if brought is not None:
+        return load_tokenizer(brought)
+    renderer = make_run_renderer(config, suite)
+    demos = play_expert(config, suite, VOCABULARY_EPISODES, noise=0.2, seed=0)
+    texts = (text for demo in demos for text in list_texts(renderer, demo))
+    return train_tokenizer(texts, TAGS, phrases=renderer.phrases)
+
+
+def model_shape(
+    config: RunConfig, vocab_size: int, folder: pathlib.Path | None = None
+) -> TransformerConfig:
+    """The transformer the run trains; `folder` is the run's, if it has one.
+
+    Raises:
+      ConfigError: no published architecture of that name.
+    """
+    m = config.model
+    options: dict[str, Any] = dict(
+        dtype=m.dtype,
+        remat=m.remat,
+        attention=m.attention,
+        decode_unroll=m.decode_unroll,
+        lora_rank=m.lora_rank,
+        lora_alpha=m.lora_alpha,
+        lora_targets=m.lora_targets,
+    )
+    if m.folder is not None:
+        kept = folder is not None and (folder / ARCHITECTURE).is_file()
+        source = folder / ARCHITECTURE if folder is not None and kept else m.folder
+        return TransformerConfig.from_hf(source, **options)
+    if m.shape is not None:
+        if m.shape not in SHAPES:
+            raise ConfigError(f"model.shape is {m.shape!r}; expected one of {', '.join(SHAPES)}")
+        return dataclasses.replace(SHAPES[m.shape], **options)
+    return TransformerConfig(
+        vocab_size=vocab_size,
+        hidden_size=m.hidden_size,
+        intermediate_size=m.intermediate_size,
+        num_layers=m.num_layers,
+        num_heads=m.num_heads,
+        num_kv_heads=m.num_kv_heads,
+        head_dim=m.hidden_size // m.num_heads,
+        embedding_std=m.embedding_std,
+        embedding_scale=True,
+        **options,
+    )
+
+
+def check_weights(config: RunConfig) -> None:
+    """Refuse to train a published shape without weights, unless that is what is wanted.
+
+    Raises:
+      ConfigError: says which folder is missing.
+    """
+    m = config.model
+    if m.shape is not None and m.folder is None and not m.random_weights:
+        raise ConfigError(
+            f"model.shape is {m.shape} and model.folder is not given; expected --model.folder DIR, "
+            "a Hugging Face folder with config.json, tokenizer and safetensors of that model (or "
+            "--model.random-weights, for tests of speed and memory)"
+        )
+
+
+def join_processes(mesh: MeshConfig) -> None:
+    """Meet the run's other processes, if it has any; before anything else is done with JAX."""
+    given = (mesh.coordinator, mesh.num_processes, mesh.process_id)
+    if mesh.distributed or any(x is not None for x in given):
+        meshes.start_processes(*given)
+
+
+def make_placement(mesh: MeshConfig) -> Placement:
+    """Where the run's arrays live; the first device, unless more is asked for.
+
+    Raises:
+      MeshError: the sizes do not multiply to the number of devices.
+    """
+    sizes = (mesh.data, mesh.fsdp, mesh.tensor)
+    if sizes == (1, 1, 1) and jax.process_count() == 1:
+        return Placement()
+    return Placement(meshes.make_mesh(*sizes))
+
+
+def check_placement(config: RunConfig, model: TransformerConfig, mesh: Mesh | AbstractMesh) -> None:
+    """Refuse what the mesh does not divide, before any device memory is taken.
+
+    Raises:
+      MeshError: names sizes and what to change.
+    """
+    heads = {"num_heads": model.num_heads, "num_kv_heads": model.num_kv_heads}
+    p, slots, processes = config.ppo, config.rollout.slots, jax.process_count()
+    rows = p.micro_sequences or p.minibatch_sequences
+    meshes.check_mesh(mesh, **heads, rows=rows, what="sequences of ppo.micro_sequences")
+    if slots % processes:
+        raise MeshError(
+            f"rollout.slots is {slots}; expected a multiple of the {processes} processes"
+        )
+    own = meshes.local_mesh(mesh) if isinstance(mesh, Mesh) else mesh
+    what = "rollout.slots of each process"
+    meshes.check_mesh(own, **heads, rows=slots // processes, what=what)
+    meshes.shardings(abstract_params(model), mesh)
+
+
+def check_checkpoint(folder: pathlib.Path, model: TransformerConfig) -> None:
+    """Refuse weights that are not this architecture's, from their headers alone."""
+    check_tensors(find_tensors(folder), base_config(model), str(folder))
+
+
+def build_components(config: RunConfig, folder: pathlib.Path | None = None) -> RunComponents:
+    """Everything a run needs but its parameters; `folder` is an existing run's, if any."""
+    check_weights(config)
+    suite = make_suite(config.env.suite, **suite_options(config))
+    tokenizer = build_tokenizer(config, suite, folder)
+    p, r = config.prompt, config.rollout
+    _check_milestones(config, suite)
+    prompter = Prompter(
+        make_run_renderer(config, suite), tokenizer, p.prompt_length, trims=p.overlong == "trim"
+    )
+    placement = make_placement(config.mesh)
+    shape = model_shape(config, len(tokenizer), folder)
+    model = dataclasses.replace(shape, row_axes=placement.row_axes)
+    check_vocabulary(tokenizer, model.vocab_size)
+    if placement.mesh is not None:
+        check_placement(config, model, placement.mesh)
+    if config.model.folder is not None and folder is None:
+        check_checkpoint(config.model.folder, model)
+    workers = make_workers(suite, backend=config.env.backend, num_workers=config.env.num_workers)
+    max_turns = config.env.max_turns or suite.max_turns
+    rollout = Rollout(
+        config=model,
+        prompter=prompter,
+        workers=workers,
+        suite=suite,
+        slots=r.slots // jax.process_count(),
+        prompt_length=p.prompt_length,
+        reply_length=p.reply_length,
+        max_turns=max_turns,
+        decode_chunk=r.decode_chunk,
+        refill=r.refill,
+        prefill_rows=r.prefill_rows,
+        lanes=r.lanes,
+        row_multiple=placement.num_sampler_shards,
+        strict_format=p.strict_format,
+        rewrite_on_keep=p.rewrite_on_keep,
+    )
+    learner = make_learner(config, model)
+    if placement.mesh is not None or model.dtype != "float32":
+        rollout = DistributedRollout(rollout, placement)
+    return RunComponents(
+        config, suite, prompter, model, workers, rollout, learner, max_turns, placement
+    )
+
+
+def make_learner(config: RunConfig, model: TransformerConfig) -> Learner:
+    """The learner of a run."""
+    return Learner(
+        model,
+        credit=config.credit,
+        critic=config.critic,
+        ppo=config.ppo,
+        group_size=config.rollout.group_size,
+        temperature=config.rollout.temperature,
+        iterations=config.iterations,
+    )
+
+
+def _check_milestones(config: RunConfig, suite: Suite) -> None:
+    estimator = ESTIMATORS.get(config.credit.estimator)
+    if estimator and "milestone" in estimator.needs and not suite.reports_milestones:
+        raise ConfigError(
+            f"credit.estimator {estimator.name} needs milestones, which the suite {suite.name} "
+            "does not report; choose a household, alfworld or webshop suite"
+        )
+
+
+def restore_run(
+    folder: pathlib.Path, which: Which = "best", mesh: MeshConfig | None = None
+) -> tuple[RunComponents, TrainState]:
+    """The agent of a run folder and one of its saved states, whatever mesh it was trained on.
+
+    Args:
+      folder: of the run.
+      which: state.
+      mesh: default: the run's own where it divides the devices at hand, else one device.
+
+    Raises:
+      FileNotFoundError: not a run folder.
+      CheckpointError: no such checkpoint, or one that cannot be read.
+    """
+    config = load_config(folder)
+    if mesh is None:
+        m, devices = config.mesh, jax.device_count()
+        divides = min(m.fsdp, m.tensor) > 0 and devices % (m.fsdp * m.tensor) == 0
+        meshed = divides and devices > 1 and m != MeshConfig()
+        mesh = dataclasses.replace(m, data=-1) if meshed else MeshConfig()
+    components = build_components(dataclasses.replace(config, mesh=mesh), folder)
+    return components, Checkpoints(folder / CHECKPOINTS).restore(
+        components.describe_state(), which
+    )[1]
+
+
+# -- run folders -----------------------------------------------------------------------------------

@@ -1,0 +1,97 @@
+"""What a person sees while a run goes on: plain lines, and a live bar where there is a terminal."""
+
+import pathlib
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from hiperjax.training.evaluation import Evaluation
+
+WIDTH = 20
+
+
+def draw_bar(rate: float, width: int = WIDTH) -> str:
+    """A share as a bar of blocks."""
+    full = round(rate * width)
+    return "█" * full + "·" * (width - full)
+
+
+class Progress:
+    """Console of one run of `iterations` iterations; a `quiet` one says nothing."""
+
+    def __init__(self, iterations: int, *, quiet: bool = False):
+        self.iterations = iterations
+        self.console = Console(soft_wrap=True, highlight=False, quiet=quiet)
+        self._start = time.perf_counter()
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("training", total=iterations)
+        if self.console.is_terminal:
+            self._bar.start()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since this session began."""
+        return time.perf_counter() - self._start
+
+    def say(self, text: str) -> None:
+        """A plain line, with the time since the start."""
+        self.console.print(f"{self.elapsed:6.0f} s  {text}", markup=False)
+
+    def warn(self, text: str) -> None:
+        """A line that should not be missed."""
+        self.console.print(f"{self.elapsed:6.0f} s  warning: {text}", style="yellow", markup=False)
+
+    def imitation(self, step: int, steps: int, loss: float, held_loss: float) -> None:
+        """One measurement of imitation."""
+        self.say(f"imitation {step:5d}/{steps}   loss {loss:.3f}   held-out {held_loss:.3f}")
+
+    def evaluation(self, iteration: int, result: Evaluation) -> None:
+        """One evaluation of one split."""
+        (low, high), rate = result.overall.interval, result.overall.rate
+        self.say(
+            f"evaluation at {iteration:3d}  {result.split} {draw_bar(rate)} {rate:.3f} "
+            f"[{low:.2f}, {high:.2f}] of {result.overall.trials} games"
+        )
+
+    def iteration(
+        self, iteration: int, metrics: Mapping[str, float], seconds: Mapping[str, float]
+    ) -> None:
+        """One line an iteration."""
+        self._bar.update(self._task, completed=iteration)
+        m = metrics
+        self.say(
+            f"iteration {iteration:3d}/{self.iterations}  success {m['success']:.2f}  "
+            f"switch {m['switch_share']:.2f}  segment {m['segment_length']:.1f}  "
+            f"malformed {m['malformed_share']:.2f}  turns {m['episode_length']:.1f}  "
+            f"({', '.join(f'{k} {v:.1f}' for k, v in seconds.items())} s)"
+        )
+        if m.get("trimmed_prompts"):
+            self.say(
+                f"  {m['trimmed_prompts']:.0f} prompts exceeded prompt.prompt_length: "
+                f"{m['trimmed_tokens']:.0f} tokens cut from the ends of their observations"
+            )
+
+    def finish(
+        self, folder: pathlib.Path, iteration: int, best: float, best_at: int, stopped: bool
+    ) -> None:
+        """What happened, and what to look at next."""
+        self._bar.stop()
+        if stopped:
+            self.say(f"stopped after iteration {iteration}, saved. Go on with:")
+            self.say(f"  hiperjax train --resume {folder}")
+            return
+        self.say(f"done: {iteration} iterations; best greedy success {best:.3f} at {best_at}")
+        self.say(f"  hiperjax evaluate {folder}           success per task type")
+        self.say(f"  hiperjax play --run {folder}         watch it think")
+        self.say(f"  {folder}/samples                     episodes as text")
+        self.say(f"  tensorboard --logdir {folder}        curves")

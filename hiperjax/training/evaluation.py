@@ -1,0 +1,110 @@
+"""Evaluation on full, fixed splits: success per task type, with Wilson intervals."""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+from jaxtyping import Array, Key
+
+from hiperjax.acting.rollout import Rollout
+from hiperjax.distributed.rollout import DistributedRollout
+from hiperjax.envs.base import Suite
+from hiperjax.intervals import bound_mean, wilson_interval
+from hiperjax.models.transformer import Params
+from hiperjax.types import Trajectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Tally:
+    """Successes among the tasks of one type; an episode the environment lost is a failure."""
+
+    successes: int
+    trials: int
+
+    @property
+    def rate(self) -> float:
+        return self.successes / self.trials if self.trials else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson_interval(self.successes, self.trials)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Result on one split."""
+
+    split: str
+    overall: Tally
+    by_type: dict[str, Tally]
+    trajectories: list[Trajectory]
+    failures: int
+    """episodes that raised in the environment; they count as not solved"""
+    scores: dict[str, float] | None = None
+    """score of each task, 0 where its episode was lost; None where the suite has no scores"""
+
+    def metrics(self) -> dict[str, float]:
+        """Scalars under `eval/SPLIT/`."""
+        names = {"success": self.overall} | self.by_type
+        found = {name: tally.rate for name, tally in names.items()}
+        if self.scores:
+            found["score"] = sum(self.scores.values()) / len(self.scores)
+        return {f"eval/{self.split}/{name}": value for name, value in found.items()}
+
+    def table(self) -> str:
+        """One line a task type: successes, rate, 95 % interval."""
+        lines = [f"{'task type':<34}{'solved':>12}{'rate':>8}   95 % interval"]
+        for name, tally in [*sorted(self.by_type.items()), ("all", self.overall)]:
+            low, high = tally.interval
+            solved = f"{tally.successes}/{tally.trials}"
+            lines.append(f"{name:<34}{solved:>12}{tally.rate:>8.3f}   [{low:.3f}, {high:.3f}]")
+        if self.scores:
+            tasks, values = zip(*self.scores.items(), strict=True)
+            low, high = bound_mean(values, tasks)
+            mean = sum(values) / len(values)
+            lines.append(f"{'score':<34}{'':>12}{mean:>8.3f}   [{low:.3f}, {high:.3f}] (bootstrap)")
+        return "\n".join(lines)
+
+
+def evaluate(
+    rollout: Rollout | DistributedRollout,
+    params: Params,
+    suite: Suite,
+    split: str,
+    *,
+    key: Key[Array, ""] | None = None,
+    temperature: float = 0.0,
+    max_tasks: int | None = None,
+) -> Evaluation:
+    """Play every task of a split once (or the first `max_tasks`)."""
+    task_ids = list(suite.tasks(split)[:max_tasks])
+    result = rollout.collect(
+        params,
+        task_ids,
+        key=jax.random.key(0) if key is None else key,
+        temperature=temperature,
+    )
+    return tally_episodes(suite, split, task_ids, result.trajectories)
+
+
+def tally_episodes(
+    suite: Suite, split: str, task_ids: Sequence[str], trajectories: list[Trajectory]
+) -> Evaluation:
+    """Count successes by task type over all `task_ids`."""
+    solved = {t.task_id for t in trajectories if t.success}
+    counts: dict[str, list[bool]] = collections.defaultdict(list)
+    for task_id in task_ids:
+        counts[suite.task_type(task_id)].append(task_id in solved)
+    scores = None
+    if suite.reports_scores:
+        scores = dict.fromkeys(task_ids, 0.0) | {t.task_id: t.score or 0.0 for t in trajectories}
+    flags = [flag for types in counts.values() for flag in types]
+    return Evaluation(
+        split=split,
+        overall=Tally(sum(flags), len(flags)),
+        by_type={name: Tally(sum(f), len(f)) for name, f in counts.items()},
+        trajectories=trajectories,
+        failures=len(task_ids) - len(trajectories),
+        scores=scores,
+    )

@@ -1,0 +1,220 @@
+"""The walk: imitate, then collect, learn, evaluate, record, save; on one screen."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import jax
+
+from hiperjax.acting.rollout import RolloutResult
+from hiperjax.config import RunConfig
+from hiperjax.distributed.processes import allgather_objects, is_first
+from hiperjax.learning.minibatches import split_into_minibatches
+from hiperjax.random_keys import Stream, derive_key
+from hiperjax.training.diagnostics import describe, warn_of_collapse
+from hiperjax.training.evaluation import Evaluation, evaluate
+from hiperjax.training.interrupt import StopRequest
+from hiperjax.training.run import Run, TrainingStopped, open_run, save
+from hiperjax.training.samples import write_samples
+from hiperjax.training.tasks import choose_tasks
+from hiperjax.training.timer import Timer
+from hiperjax.training.utilization import Ledger, build_ledger, count_pass, count_rollout
+from hiperjax.training.warm_start import warm_start
+from hiperjax.types import PackedBatch, Trajectory
+
+
+def train(config: RunConfig, *, resume: pathlib.Path | None = None) -> pathlib.Path:
+    """Train from a configuration, or go on with the run in folder `resume`; returns the folder.
+
+    The first Ctrl-C or SIGTERM finishes the iteration under way, saves and returns; a second one
+    stops at once.
+
+    Raises:
+      TrainingStopped: too many failed episodes or skipped steps.
+    """
+    run = open_run(config, resume)
+    stop = StopRequest(run.progress)
+    iterations = run.components.config.iterations
+    with stop:
+        if run.iteration == 0 and not run.checkpoints.exists():
+            tell_scripts(run)
+            warm_start(run)
+            evaluate_and_save(run)
+        while run.iteration < iterations and not any(allgather_objects(stop.asked)):
+            iterate(run)
+            evaluate_and_save(run)
+        stopped = run.iteration < iterations
+        if stopped:
+            save(run, best=False)
+    run.recorder.close()
+    run.components.workers.close()
+    run.progress.finish(run.folder, run.iteration, run.best, run.best_iteration, stopped)
+    return run.folder
+
+
+def tell_scripts(run: Run) -> None:
+    """Say what WebShop's evaluations of this run are to be read against: ceiling and scripts."""
+    suite = run.components.suite
+    if suite.name == "webshop":
+        from hiperjax.envs.webshop.report import evaluate_scripts
+
+        split, turns = run.components.config.eval.splits[0], run.components.max_turns
+        run.progress.say(evaluate_scripts(suite, split, max_turns=turns))  # type: ignore[arg-type]
+
+
+# -- imitation -----------------------------------------------------------------------------------
+
+
+# -- reinforcement learning ----------------------------------------------------------------------
+
+
+def collect(run: Run, timer: Timer) -> RolloutResult:
+    """One iteration's episodes.
+
+    Raises:
+      TrainingStopped: a larger share of them failed than the config allows.
+    """
+    config, i = run.components.config, run.iteration
+    r = config.rollout
+    groups = r.episodes // r.group_size
+    tasks = choose_tasks(run.components.suite.tasks("train"), config.seed, i * groups, groups)
+    with timer.phase("rollout"):
+        result = run.components.rollout.collect(
+            run.state.policy,
+            [task for task in tasks for _ in range(r.group_size)],
+            key=derive_key(config.seed, Stream.ROLLOUT, i),
+            temperature=r.temperature,
+            top_p=r.top_p,
+        )
+    for failure in result.failures:
+        run.progress.say(f"episode of task {failure.task_id} lost: {failure.error}")
+    if len(result.failures) > config.env.max_failure_rate * r.episodes:
+        save(run, best=False)
+        raise TrainingStopped(
+            f"iteration {i}: {len(result.failures)} of {r.episodes} episodes failed; expected at "
+            f"most a share of env.max_failure_rate {config.env.max_failure_rate}; the errors stand "
+            f"above, the state is saved in {run.folder}"
+        )
+    return result
+
+
+def learn(
+    run: Run, trajectories: Sequence[Trajectory], timer: Timer
+) -> tuple[PackedBatch, dict[str, float]]:
+    """One iteration's learning from its trajectories."""
+    config = run.components.config
+    with timer.phase("pack"):
+        batch, final = run.components.pack(trajectories, seed=run.iteration)
+    with timer.phase("update"), run.components.placement.use_mesh():
+        key = derive_key(config.seed, Stream.UPDATE, run.iteration)
+        shared = run.components.placement.share((batch, final))
+        run.state, metrics = run.components.learner.learn(run.state, *shared, key=key)
+        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    return batch, metrics
+
+
+def account_iteration(
+    run: Run, result: RolloutResult, batch: PackedBatch, passes: dict[str, float], timer: Timer
+) -> Ledger:
+    """The iteration's books so far; its timer has been running since it began."""
+    p, seconds = run.components.config.ppo, timer.seconds
+    prefix = len(run.components.prompter.shared_prefix)
+    micro = p.micro_sequences or p.minibatch_sequences
+    dealt = split_into_minibatches(int(batch.count), p.minibatch_sequences, p.micro_sequences)
+    scored = run.components.learner.score_sequences
+    slots = count_rollout(result.stats) | {
+        "score": count_pass(batch, prefix, scored).times(passes["score"]),
+        "update": count_pass(batch, prefix, micro, dealt).times(passes["update"]),
+    }
+    environment = result.seconds["environment"]
+    rollout = max(0.0, seconds["rollout"] - environment - result.seconds["host"])
+    clocked = {name: seconds.get(name, 0.0) for name in ("compile", "checkpoint", "evaluate")}
+    clocked["environment"] = environment
+    device = {"rollout": rollout, "update": seconds["update"]}
+    whole = timer.elapsed + run.saving
+    clocked["host"] = whole - sum(clocked.values()) - sum(device.values())
+    return build_ledger(slots, clocked, device)
+
+
+def iterate(run: Run) -> Ledger:
+    """Collect, learn, record; returns where the time went."""
+    timer = Timer()
+    config = run.components.config
+    result = collect(run, timer)
+    health = describe(result.trajectories)
+    batch, metrics = learn(run, result.trajectories, timer)
+    metrics |= health
+    stats = dataclasses.asdict(result.stats)
+    metrics |= {"failed_episodes": len(result.failures)} | {k: float(v) for k, v in stats.items()}
+    run.iteration += 1
+    if is_first() and (run.iteration % config.eval.every == 0 or run.iteration == 1):
+        write_samples(
+            run.folder, run.iteration, result.trajectories, run.components.prompter.tokenizer
+        )
+    if run.iteration % config.eval.every == 0 or run.iteration == config.iterations:
+        metrics |= run_evaluation(run, timer)
+    passes = {name: metrics.pop(f"passes/{name}") for name in ("score", "update")}
+    timer.seconds["checkpoint"] = run.saving
+    ledger = account_iteration(run, result, batch, passes, timer)
+    run.saving = 0.0
+    timings = timer.seconds | {f"ledger/{kind}": s for kind, s in ledger.seconds.items()}
+    run.recorder.write(run.iteration, metrics | ledger.metrics(), timings)
+    run.progress.iteration(run.iteration, metrics, timer.seconds)
+    warning = warn_of_collapse(health["switch_share"], health["episode_length"])
+    if warning:
+        run.progress.warn(warning)
+    if int(run.state.skipped) >= config.ppo.max_skipped_steps:
+        save(run, best=False)
+        raise TrainingStopped(
+            f"iteration {run.iteration}: {int(run.state.skipped)} optimizer steps in a row had a "
+            "non-finite gradient and were skipped; the parameters before them are saved in "
+            f"{run.folder}; lower ppo.learning_rate"
+        )
+    return ledger
+
+
+def run_evaluation(run: Run, timer: Timer) -> dict[str, float]:
+    """Evaluate on the configured splits; remember the best and the time to the target."""
+    c = run.components.config.eval
+    metrics: dict[str, float] = {}
+    for number, split in enumerate(c.splits):
+        with timer.phase("evaluate"):
+            result = evaluate(
+                run.components.rollout,
+                run.state.policy,
+                run.components.suite,
+                split,
+                key=derive_key(run.components.config.seed, Stream.EVALUATION, number),
+                temperature=c.temperature,
+                max_tasks=c.max_tasks,
+            )
+        metrics |= result.metrics()
+        run.progress.evaluation(run.iteration, result)
+        if number == 0:
+            _note_score(run, result)
+    return metrics
+
+
+def _note_score(run: Run, result: Evaluation) -> None:
+    rate, target = result.overall.rate, run.components.config.target
+    if rate > run.best:
+        run.best, run.best_iteration = rate, run.iteration
+    if target is not None and rate >= target and run.target_seconds is None:
+        run.target_seconds = run.seconds + run.progress.elapsed
+        run.progress.say(f"target {target} reached after {run.target_seconds:.0f} s")
+
+
+def evaluate_and_save(run: Run) -> None:
+    """Save when it is time: at the start, every k iterations, at the end, at a new best.
+
+    Before the first iteration, evaluate the policy that training starts from.
+    """
+    config = run.components.config
+    if run.iteration == 0:
+        timer = Timer()
+        metrics = run_evaluation(run, timer)
+        run.recorder.write(0, metrics, timer.seconds)
+    best = run.best_iteration == run.iteration
+    due = run.iteration % config.checkpoint_every == 0 or run.iteration == config.iterations
+    if due or best:
+        save(run, best=best)
