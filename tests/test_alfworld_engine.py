@@ -289,15 +289,15 @@ def test_milestones_are_the_parts_of_the_goal_each_once(kind):
     for task in suite.tasks("train")[:20]:
         env.reset(task)
         steps = [env.step(command) for command in env.game.walkthrough]
-        reported = [step.info["milestone"] for step in steps]
+        reported = [step.milestone for step in steps]
         assert steps[-1].terminated and reported[-1], "winning is the last milestone"
         assert sum(reported) == expected
         env.reset(task)
-        taken = next(i for i, step in enumerate(steps) if step.info["milestone"])
+        taken = next(i for i, step in enumerate(steps) if step.milestone)
         for command in env.game.walkthrough[: taken + 1]:
             env.step(command)
         held, place = env.game.walkthrough[taken].removeprefix("take ").split(" from ")
         back = env.step(f"move {held} to {place}")
         again = env.step(f"take {held} from {place}")
-        assert not again.info["milestone"], "nothing is a milestone twice"
+        assert not again.milestone, "nothing is a milestone twice"
         assert back.observation.text.startswith("You move")

@@ -11,14 +11,14 @@ from hiperjax.envs.alfworld.suites import AlfworldSuite, HouseholdSuite
 
 
 def play(suite, task, expert, limit=50):
-    """Turns of one episode: (observation, plan), and whether it was won."""
+    """Turns of one episode: (observation, decision), and whether it was won."""
     env = suite.make_env()
     observation, turns = env.reset(task), []
     expert.reset(observation)
     while len(turns) < limit:
-        plan = expert.plan(observation)
-        turns.append((observation, plan))
-        step = env.step(plan.action)
+        decision = expert.decide(observation)
+        turns.append((observation, decision))
+        step = env.step(decision.action)
         observation = step.observation
         if step.terminated:
             return turns, True
@@ -79,8 +79,8 @@ def test_it_solves_every_tiny_game_within_the_limit(tiny, tiny_episodes):
 
 def test_subgoals_are_few_words_and_last_several_turns(tiny_episodes):
     turns = [turn for turns, _ in tiny_episodes.values() for turn in turns]
-    assert len(turns) / sum(plan.switch for _, plan in turns) > 3
-    words = {word for _, plan in turns for word in plan.subgoal.split()}
+    assert len(turns) / sum(decision.switch for _, decision in turns) > 3
+    words = {word for _, decision in turns for word in decision.subgoal.split()}
     assert len(words) < 40
     for turns, _ in tiny_episodes.values():
         assert turns[0][1].switch
@@ -90,18 +90,18 @@ def test_subgoals_are_few_words_and_last_several_turns(tiny_episodes):
 
 def test_tiny_plans_follow_from_what_a_short_prompt_shows(tiny):
     """Task, subgoal, last turn, observation, first place listed and other commands: the same again
-    means the same plan. What imitation can learn from such prompts is bounded by this."""
-    plans = collections.defaultdict(collections.Counter)
+    means the same decision. What imitation can learn from such prompts is bounded by this."""
+    decisions = collections.defaultdict(collections.Counter)
     for turns, _ in play_many(tiny, "train", 400).values():
         last = ("", "", "")
-        for observation, plan in turns:
+        for observation, decision in turns:
             travel = [c for c in observation.admissible if c.startswith("go to ")]
             others = tuple(c for c in observation.admissible if c not in travel)
             text = observation.text.partition("Looking")[0]
             seen = (observation.task, *last, text, travel[0], others)
-            plans[seen][(plan.subgoal, plan.action)] += 1
-            last = (plan.subgoal, text, plan.action)
-    repeated = [counts for counts in plans.values() if counts.total() > 1]
+            decisions[seen][(decision.subgoal, decision.action)] += 1
+            last = (decision.subgoal, text, decision.action)
+    repeated = [counts for counts in decisions.values() if counts.total() > 1]
     assert len(repeated) > 30
     assert all(len(counts) == 1 for counts in repeated)
 
@@ -129,9 +129,9 @@ def test_noise_is_the_share_of_random_commands(tiny):
             clean.reset(observation)
             noisy.reset(observation)
             for _ in range(10):
-                plan = noisy.plan(observation)
-                out.append((plan.action, clean.plan(observation).action))
-                observation = env.step(plan.action).observation
+                decision = noisy.decide(observation)
+                out.append((decision.action, clean.decide(observation).action))
+                observation = env.step(decision.action).observation
         return sum(a != b for a, b in out) / len(out)
 
     assert actions(0.0) == 0.0

@@ -73,17 +73,17 @@ class Tables:
         observation, subgoal, ended = env.reset(task), "", False
         expert.reset(observation)
         while not ended:
-            plan = expert.plan(observation)
-            if plan.subgoal not in self.subgoals:
-                self.subgoals.append(plan.subgoal)
+            decision = expert.decide(observation)
+            if decision.subgoal not in self.subgoals:
+                self.subgoals.append(decision.subgoal)
             shown = self.demonstrations
             if subgoal:
-                shown["switch"][observation.text, subgoal] = ((False, True), plan.switch)
-            if plan.switch:
-                shown["subgoal"][observation.text, subgoal] = (self.subgoals, plan.subgoal)
-            subgoal = plan.subgoal
-            shown["action"][observation.text, subgoal] = (observation.admissible, plan.action)
-            observation, _, ended, _, _ = env.step(plan.action)
+                shown["switch"][observation.text, subgoal] = ((False, True), decision.switch)
+            if decision.switch:
+                shown["subgoal"][observation.text, subgoal] = (self.subgoals, decision.subgoal)
+            subgoal = decision.subgoal
+            shown["action"][observation.text, subgoal] = (observation.admissible, decision.action)
+            observation, _, ended, *_ = env.step(decision.action)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -108,7 +108,7 @@ def play(env, task: str, tables: Tables) -> list[Decision]:
         after = (observation.text, subgoal)
         chosen["action"] = (after, tables.choose("action", after, observation.admissible))
         action = observation.admissible[chosen["action"][1]]
-        observation, reward, ended, _, _ = env.step(action)
+        observation, reward, ended, *_ = env.step(action)
         turns.append(Decision(before, after, switch, chosen, reward))
     return turns
 
@@ -288,10 +288,10 @@ def test_the_expert_never_errs_and_observations_keep_the_secret(rung: str) -> No
         expert.reset(observation)
         while step is None or not step.terminated:
             late[turns].add((observation.text, observation.admissible))
-            step = env.step(expert.plan(observation).action)
+            step = env.step(expert.decide(observation).action)
             observation, turns = step.observation, turns + 1
         assert turns <= suite.max_turns and suite.task_type(task) == rung
-        assert step.info["success"] == (step.reward == 1.0) == (task != "foul")
+        assert step.success == (step.reward == 1.0) == (task != "foul")
     if rung in ("action", "subgoal", "switch"):
         assert len(late[max(late)]) == 1, "the last page gives the color away"
 
@@ -299,7 +299,7 @@ def test_the_expert_never_errs_and_observations_keep_the_secret(rung: str) -> No
 def test_what_a_world_does_not_understand_is_a_no_op() -> None:
     env = make_ladder_suite("action").make_env()
     seen = env.reset("red")
-    assert env.step("dance") == (seen, 0.0, False, False, {"success": False})
+    assert env.step("dance") == (seen, 0.0, False, False, False, False, None, {})
     env.step("press red")
     assert env.step("wait")[1:3] == (1.0, True)
     with pytest.raises(RuntimeError, match="call reset"):
@@ -314,4 +314,4 @@ def test_a_noisy_expert_errs() -> None:
     suite = make_ladder_suite("action")
     expert, observation = suite.make_expert(seed=0, noise=1.0), suite.make_env().reset("red")
     expert.reset(observation)
-    assert {expert.plan(observation).action for _ in range(20)} == set(observation.admissible)
+    assert {expert.decide(observation).action for _ in range(20)} == set(observation.admissible)

@@ -24,9 +24,12 @@ def typing(*lines):
 def test_an_expert_is_watched_recorded_and_replayed(tmp_path):
     shown = []
     recording = play(SUITE, TASK, SUITE.make_expert(0), write=shown.append)
-    assert recording.success and recording.plans[0].switch
-    assert shown[-1] == f"Solved after {len(recording.plans)} turns."
-    assert all(f"[{plan.subgoal}] > {plan.action}" in "".join(shown) for plan in recording.plans)
+    assert recording.success and recording.decisions[0].switch
+    assert shown[-1] == f"Solved after {len(recording.decisions)} turns."
+    assert all(
+        f"[{decision.subgoal}] > {decision.action}" in "".join(shown)
+        for decision in recording.decisions
+    )
     recording.save(tmp_path / "episode.json")
     loaded = Recording.load(tmp_path / "episode.json")
     again = []
@@ -35,21 +38,21 @@ def test_an_expert_is_watched_recorded_and_replayed(tmp_path):
 
 
 def test_a_person_plays_by_name_and_number():
-    plans = play(SUITE, TASK, SUITE.make_expert(0), write=lambda text: None).plans
+    decisions = play(SUITE, TASK, SUITE.make_expert(0), write=lambda text: None).decisions
     shown = []
-    lines = [plans[0].action, "1", "nonsense", "99"]
+    lines = [decisions[0].action, "1", "nonsense", "99"]
     recording = play(SUITE, TASK, typing(*lines), write=shown.append)
-    assert [plan.action for plan in recording.plans][2:] == ["nonsense", "99"]
-    assert recording.plans[0].action == plans[0].action
+    assert [decision.action for decision in recording.decisions][2:] == ["nonsense", "99"]
+    assert recording.decisions[0].action == decisions[0].action
     assert "Nothing happens." in "".join(shown) and shown[-1] == "Not solved after 4 turns."
     first = shown[2].split("\n")[0]
     assert first.startswith("  1 ") and shown[0].startswith("household-tiny")
 
 
 def test_quitting_and_limits():
-    assert play(SUITE, TASK, typing("quit"), write=lambda text: None).plans == ()
+    assert play(SUITE, TASK, typing("quit"), write=lambda text: None).decisions == ()
     recording = play(SUITE, TASK, typing(*["1"] * 9), max_turns=2, write=lambda text: None)
-    assert len(recording.plans) == 2
+    assert len(recording.decisions) == 2
 
 
 def test_completion_offers_what_is_admissible():
@@ -70,6 +73,6 @@ def test_commands_are_numbered_down_the_columns():
 
 def test_something_that_is_no_recording(tmp_path):
     file = tmp_path / "x.json"
-    file.write_text('{"plans": 3}')
+    file.write_text('{"decisions": 3}')
     with pytest.raises(ValueError, match="not a recording"):
         Recording.load(file)

@@ -106,7 +106,7 @@ def test_compact_prompts_star_the_words_of_the_task():
 @given(st.integers(0, len(DEMOS) - 1), st.data())
 def test_every_admissible_action_survives_the_compact_rendering(number, data):
     demo = DEMOS[number]
-    observation = demo.observations[data.draw(st.integers(0, len(demo.plans) - 1))]
+    observation = demo.observations[data.draw(st.integers(0, len(demo.decisions) - 1))]
     renderer = CompactRenderer()
     for action in observation.admissible:
         rendered = renderer.render_action(action)
@@ -149,8 +149,8 @@ def test_demonstrations_become_well_formed_trajectories(history_length):
     trajectories = transcribe(prompter, DEMOS)
     unknown = prompter.tokenizer.unk_token_id
     for demo, trajectory in zip(DEMOS, trajectories, strict=True):
-        assert [t.blocks.action for t in trajectory.turns] == [p.action for p in demo.plans]
-        assert [t.blocks.switch for t in trajectory.turns] == [p.switch for p in demo.plans]
+        assert [t.blocks.action for t in trajectory.turns] == [p.action for p in demo.decisions]
+        assert [t.blocks.switch for t in trajectory.turns] == [p.switch for p in demo.decisions]
         assert all(t.blocks.well_formed and not t.blocks.keep_violation for t in trajectory.turns)
         assert all(unknown not in t.prompt_ids and unknown not in t.response_ids
                    for t in trajectory.turns)  # fmt: skip

@@ -21,6 +21,7 @@ from hiperjax.acting.demonstrations import demonstrate, list_texts
 from hiperjax.acting.prompts import Prompter, PromptStyle, PromptTooLong, make_renderer
 from hiperjax.commands.terminal import play as play_in_terminal
 from hiperjax.envs import gym
+from hiperjax.envs.base import Step
 from hiperjax.envs.registry import make_suite
 from hiperjax.envs.webshop import WebShopSuite, make_webshop_suite, wares
 from hiperjax.envs.webshop.baseline import (
@@ -98,7 +99,7 @@ def test_unknown_names_are_refused_by_name():
         env.step("click[next >]")
 
 
-def walk(suite: WebShopSuite) -> tuple[list[Observation], float, dict]:
+def walk(suite: WebShopSuite) -> tuple[list[Observation], Step]:
     """Buy a goal's own product with its options, by what the pages show."""
     task = next(t for t in suite.tasks(suite.splits[0]) if len(suite.get_goal(t).options) == 2)
     goal = suite.get_goal(task)
@@ -109,21 +110,21 @@ def walk(suite: WebShopSuite) -> tuple[list[Observation], float, dict]:
     for action in (title, f"click[{goal.asin}]", *buy):
         step = env.step(action)
         seen.append(step.observation)
-    return seen, step.reward, dict(step.info)
+    return seen, step
 
 
 def test_rewards_and_observations_of_the_profiles():
-    seen, reward, info = walk(STRICT)
-    assert (reward, info["success"], info["task_score"]) == (1.0, True, 1.0)
+    seen, step = walk(STRICT)
+    assert (step.reward, step.success, step.score) == (1.0, True, 1.0)
     assert seen[0].text == "'Search'" and seen[0].admissible == ("search[<your query>]",)
     assert seen[0].task.startswith("Find me ") and seen[0].task not in seen[1].text
     assert seen[4].pinned.startswith("Selected options: ") and not seen[2].pinned
     assert seen[4].text == seen[4].pinned + seen[2].text
-    assert {"r_type", "r_att", "r_option", "r_price"} <= set(info["parts"])
-    seen, reward, info = walk(HIPER)
-    assert (reward, info["success"]) == (10.0, True)
+    assert {"r_type", "r_att", "r_option", "r_price"} <= set(step.info["parts"])
+    seen, step = walk(HIPER)
+    assert (step.reward, step.success) == (10.0, True)
     assert seen[0].admissible == ("search[<your query>]", "click[search]")
-    assert "Selected" not in seen[4].text and len(info["selected"]) == 2
+    assert "Selected" not in seen[4].text and len(step.info["selected"]) == 2
 
 
 def test_a_wrong_purchase_pays_only_under_strict():
@@ -135,9 +136,9 @@ def test_a_wrong_purchase_pays_only_under_strict():
         env.step(f"search[{goal.title}]")
         env.step(f"click[{goal.asin}]")
         step = env.step("click[buy now]")
-        assert step.terminated and not step.truncated and not step.info["success"]
-        assert 0 < step.info["task_score"] < 1
-        assert step.reward == (step.info["task_score"] if pays else 0.0)
+        assert step.terminated and not step.truncated and not step.success
+        assert step.score is not None and 0 < step.score < 1
+        assert step.reward == (step.score if pays else 0.0)
 
 
 def test_environments_are_independent():
@@ -197,12 +198,12 @@ def test_plans_name_a_subgoal_and_switch_with_it():
         expert.reset(observation)
         subgoal, named = "", set()
         for _ in range(STRICT.max_turns):
-            plan = expert.plan(observation)
-            assert plan.subgoal and plan.switch == (plan.subgoal != subgoal)
-            assert is_invited(plan.action, observation.admissible)
-            subgoal = plan.subgoal
+            decision = expert.decide(observation)
+            assert decision.subgoal and decision.switch == (decision.subgoal != subgoal)
+            assert is_invited(decision.action, observation.admissible)
+            subgoal = decision.subgoal
             named.add(subgoal)
-            step = env.step(plan.action)
+            step = env.step(decision.action)
             observation = step.observation
             if step.terminated:
                 break
@@ -214,13 +215,16 @@ def test_errands_last_several_turns_and_say_what_is_wanted(suite: WebShopSuite):
     demos = list(
         demonstrate(suite, take_evenly(suite.tasks("dev"), 60), max_turns=15, seed=0, noise=0.0)
     )
-    plans = [plan for demo in demos for plan in demo.plans]
-    assert len(plans) > 2 * sum(plan.switch for plan in plans)
+    decisions = [decision for demo in demos for decision in demo.decisions]
+    assert len(decisions) > 2 * sum(decision.switch for decision in decisions)
     for demo in demos:
         goal = suite.get_goal(demo.task_id)
-        assert demo.plans[0].subgoal.startswith("find ") and goal.query in demo.plans[0].subgoal
-        assert demo.plans[-1].subgoal.startswith("buy it")
-        assert all(value in demo.plans[-1].subgoal for value in goal.option_values)
+        assert (
+            demo.decisions[0].subgoal.startswith("find ")
+            and goal.query in demo.decisions[0].subgoal
+        )
+        assert demo.decisions[-1].subgoal.startswith("buy it")
+        assert all(value in demo.decisions[-1].subgoal for value in goal.option_values)
 
 
 @pytest.mark.parametrize("style", ["chat", "compact"])
@@ -272,7 +276,7 @@ def test_any_bytes_are_an_action(actions: list[bytes], suite: WebShopSuite):
         action = raw.decode("utf-8", "surrogateescape")
         admissible = suite.is_admissible(action, seen)
         step = env.step(action)
-        assert step.reward == 0 and not step.terminated and not step.info["success"]
+        assert step.reward == 0 and not step.terminated and not step.success
         assert step.info["known_action"] or (step.observation == seen and not admissible)
         seen = step.observation
 
@@ -302,7 +306,7 @@ def test_pure_noise_acts_admissibly_and_repeatably():
         expert.reset(observation)
         actions = []
         for _ in range(15):
-            actions.append(expert.plan(observation).action)
+            actions.append(expert.decide(observation).action)
             assert is_invited(actions[-1], observation.admissible)
             step = env.step(actions[-1])
             observation = step.observation
@@ -425,10 +429,10 @@ def test_milestones_are_listing_page_options_and_purchase_each_once():
         expert.reset(observation)
         reported, done = [], False
         while not done and len(reported) < 20:
-            step = env.step(expert.plan(observation).action)
+            step = env.step(expert.decide(observation).action)
             observation, done = step.observation, step.terminated
-            reported.append(step.info["milestone"])
-        if done and step.info["success"] and step.info["bought"] == TINY.get_goal(task).asin:
+            reported.append(step.milestone)
+        if done and step.success and step.info["bought"] == TINY.get_goal(task).asin:
             counted += 1
             options = bool(TINY.get_goal(task).option_values)
             assert sum(reported) == 3 + options and reported[-1]

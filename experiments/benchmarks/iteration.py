@@ -148,8 +148,8 @@ def write_script(run: Run, iteration: int, noise: float) -> list[Trajectory]:
 def quote(episode: Trajectory, demo: Demonstration) -> Trajectory:
     """Let each turn act in the expert's own words, also where the tokenizer lacks one."""
     turns = [
-        dataclasses.replace(turn, blocks=dataclasses.replace(turn.blocks, action=plan.action))
-        for turn, plan in zip(episode.turns, demo.plans, strict=True)
+        dataclasses.replace(turn, blocks=dataclasses.replace(turn.blocks, action=decision.action))
+        for turn, decision in zip(episode.turns, demo.decisions, strict=True)
     ]
     return dataclasses.replace(episode, turns=tuple(turns))
 

@@ -48,7 +48,7 @@ for environment, observation in zip(environments, observations):
     expert = suite.make_expert(0)
     expert.reset(observation)
     for _ in range(suite.max_turns):
-        step = environment.step(expert.plan(observation).action)
+        step = environment.step(expert.decide(observation).action)
         observation = step.observation
         if step.terminated:
             break
@@ -66,7 +66,7 @@ def time_steps(suite: WebShopSuite, episodes: int) -> tuple[list[float], list[fl
         observation = env.reset(task)
         expert.reset(observation)
         for _ in range(suite.max_turns):
-            action = expert.plan(observation).action
+            action = expert.decide(observation).action
             start = time.process_time()
             step = env.step(action)
             elapsed = 1000 * (time.process_time() - start)

@@ -28,9 +28,9 @@ def play_split(
         expert.reset(observation)
         length = None
         for turn in range(1, limit + 1):
-            plan = expert.plan(observation)
-            turns, segments = turns + 1, segments + plan.switch
-            step = env.step(plan.action)
+            decision = expert.decide(observation)
+            turns, segments = turns + 1, segments + decision.switch
+            step = env.step(decision.action)
             observation = step.observation
             if step.terminated:
                 length = turn

@@ -8,7 +8,7 @@ import numpy as np
 from hiperjax.acting.blocks import parse_reply, render_reply
 from hiperjax.acting.pieces import build_pieces
 from hiperjax.acting.prompts import PastTurn, Prompter, Renderer
-from hiperjax.envs.base import Plan, Step, Suite
+from hiperjax.envs.base import Decision, Step, Suite
 from hiperjax.types import Ending, Observation, Trajectory, Turn
 
 
@@ -18,8 +18,8 @@ class Demonstration:
 
     task_id: str
     observations: tuple[Observation, ...]
-    """one more than plans: the last is what the last action led to"""
-    plans: tuple[Plan, ...]
+    """one more than decisions: the last is what the last action led to"""
+    decisions: tuple[Decision, ...]
     last: Step
     rewards: tuple[float, ...]
     admissible: tuple[bool, ...]
@@ -35,39 +35,41 @@ def demonstrate(
         expert = suite.make_expert(seed=seed + number, noise=noise)
         observation = env.reset(task_id)
         expert.reset(observation)
-        observations, plans, rewards, admissible = [observation], [], [], []
+        observations, decisions, rewards, admissible = [observation], [], [], []
         while True:
-            plan = expert.plan(observations[-1])
-            admissible.append(suite.is_admissible(plan.action, observations[-1]))
-            step = env.step(plan.action)
-            plans.append(plan)
+            decision = expert.decide(observations[-1])
+            admissible.append(suite.is_admissible(decision.action, observations[-1]))
+            step = env.step(decision.action)
+            decisions.append(decision)
             observations.append(step.observation)
             rewards.append(float(step.reward))
-            if step.terminated or step.truncated or len(plans) >= max_turns:
+            if step.terminated or step.truncated or len(decisions) >= max_turns:
                 break
         yield Demonstration(
-            task_id, tuple(observations), tuple(plans), step, tuple(rewards), tuple(admissible)
+            task_id, tuple(observations), tuple(decisions), step, tuple(rewards), tuple(admissible)
         )
     env.close()
 
 
 def _past(demo: Demonstration, turn: int) -> list[PastTurn]:
-    return [PastTurn(t + 1, demo.observations[t].text, demo.plans[t].action) for t in range(turn)]
+    return [
+        PastTurn(t + 1, demo.observations[t].text, demo.decisions[t].action) for t in range(turn)
+    ]
 
 
-def _reply_text(renderer: Renderer, plan: Plan) -> str:
-    action = renderer.render_action(plan.action)
-    subgoal = renderer.render_subgoal(plan.subgoal)
-    return render_reply(plan.switch, subgoal, action, separator=renderer.separator)
+def _reply_text(renderer: Renderer, decision: Decision) -> str:
+    action = renderer.render_action(decision.action)
+    subgoal = renderer.render_subgoal(decision.subgoal)
+    return render_reply(decision.switch, subgoal, action, separator=renderer.separator)
 
 
 def list_texts(renderer: Renderer, demo: Demonstration) -> Iterator[str]:
     """Every prompt and reply of an episode, as text: what a tokenizer is trained on."""
-    for t, plan in enumerate(demo.plans):
-        subgoal = renderer.render_subgoal(demo.plans[t - 1].subgoal) if t else ""
+    for t, decision in enumerate(demo.decisions):
+        subgoal = renderer.render_subgoal(demo.decisions[t - 1].subgoal) if t else ""
         past = _past(demo, t)[-max(1, renderer.history_length) :]
         yield renderer.prefix + renderer.render(demo.observations[t], past, subgoal)
-        yield _reply_text(renderer, plan)
+        yield _reply_text(renderer, decision)
 
 
 def transcribe(prompter: Prompter, demos: Sequence[Demonstration]) -> list[Trajectory]:
@@ -82,15 +84,15 @@ def transcribe(prompter: Prompter, demos: Sequence[Demonstration]) -> list[Traje
 
 def _transcribe_one(prompter: Prompter, pieces: Sequence[bytes], demo: Demonstration) -> Trajectory:
     turns, subgoal = [], ""
-    for t, plan in enumerate(demo.plans):
+    for t, decision in enumerate(demo.decisions):
         prompt, _ = prompter.encode(demo.observations[t], _past(demo, t), subgoal)
-        text = _reply_text(prompter.renderer, plan)
+        text = _reply_text(prompter.renderer, decision)
         reply = prompter.tokenize(text)
         blocks = parse_reply(pieces, reply, current_subgoal=subgoal, first_turn=t == 0)
-        if not blocks.well_formed or blocks.switch != plan.switch:
+        if not blocks.well_formed or blocks.switch != decision.switch:
             raise ValueError(
                 f"expert on task {demo.task_id}, turn {t}: reply {text!r} parses to {blocks}; "
-                "expected the plan it was written from"
+                "expected the decision it was written from"
             )
         subgoal = blocks.subgoal
         action = prompter.renderer.restore_action(blocks.action, demo.observations[t].admissible)
@@ -107,13 +109,13 @@ def _transcribe_one(prompter: Prompter, pieces: Sequence[bytes], demo: Demonstra
         )
     final = None
     if not demo.last.terminated:
-        past = _past(demo, len(demo.plans))
+        past = _past(demo, len(demo.decisions))
         final = np.asarray(prompter.encode(demo.observations[-1], past, subgoal)[0], np.int32)
     return Trajectory(
         task_id=demo.task_id,
         turns=tuple(turns),
         ending=Ending.TERMINATED if demo.last.terminated else Ending.TRUNCATED,
-        success=bool(demo.last.info["success"]),
+        success=demo.last.success,
         final_prompt_ids=final,
         final_observation=demo.observations[-1].text,
     )

@@ -266,7 +266,7 @@ class _Run:
                 reward=float(step.reward),
                 observation=seen.text,
                 admissible=self.r.suite.is_admissible(blocks.action, seen),
-                milestone=bool(step.info.get("milestone", False)),
+                milestone=step.milestone,
             )
         )
         episode.past.append(PastTurn(len(episode.turns), seen.text, blocks.action))
@@ -290,8 +290,8 @@ class _Run:
             task_id=episode.task_id,
             turns=tuple(episode.turns),
             ending=Ending.TERMINATED if step.terminated else Ending.TRUNCATED,
-            success=bool(step.info["success"]),
-            score=step.info.get("task_score", 0.0) if self.r.suite.reports_scores else None,
+            success=step.success,
+            score=(step.score or 0.0) if self.r.suite.reports_scores else None,
             final_prompt_ids=final,
             final_observation=step.observation.text,
         )

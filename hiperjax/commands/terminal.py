@@ -1,6 +1,6 @@
-"""Playing a suite in the terminal: by a person, an expert, a recording, or anything that plans.
+"""Playing a suite in the terminal: by a person, an expert, a recording, or anything that decides.
 
-Whoever plays is an `Expert`: it sees observations and gives plans. A trained policy joins in by
+Whoever plays is an `Expert`: it sees observations and gives decisions. A trained policy joins in by
 implementing the same two methods.
 """
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hiperjax.envs.base import Expert, Plan, Suite
+from hiperjax.envs.base import Decision, Expert, Suite
 from hiperjax.types import Observation
 
 QUIT = ("quit", "exit")
@@ -32,7 +32,7 @@ class Person(Expert):
     def reset(self, observation: Observation) -> None:
         self._commands = observation.admissible
 
-    def plan(self, observation: Observation) -> Plan:
+    def decide(self, observation: Observation) -> Decision:
         """Ask for a command. A number stands for the command of that number."""
         self._commands = observation.admissible
         try:
@@ -43,7 +43,7 @@ class Person(Expert):
             raise Quit
         if typed.isdigit() and 1 <= int(typed) <= len(self._commands):
             typed = self._commands[int(typed) - 1]
-        return Plan(switch=False, subgoal="", action=typed)
+        return Decision(switch=False, subgoal="", action=typed)
 
     def _complete_with_tab(self) -> None:
         try:
@@ -60,7 +60,7 @@ class Person(Expert):
 
 
 class Recorded(Expert):
-    """The plans of a recording, one after another; then it quits."""
+    """The decisions of a recording, one after another; then it quits."""
 
     def __init__(self, recording: "Recording") -> None:
         self._recording = recording
@@ -68,20 +68,20 @@ class Recorded(Expert):
     def reset(self, observation: Observation) -> None:
         self._turn = 0
 
-    def plan(self, observation: Observation) -> Plan:
-        if self._turn == len(self._recording.plans):
+    def decide(self, observation: Observation) -> Decision:
+        if self._turn == len(self._recording.decisions):
             raise Quit
         self._turn += 1
-        return self._recording.plans[self._turn - 1]
+        return self._recording.decisions[self._turn - 1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """An episode as its task and plans: worlds are deterministic, so this is all of it."""
+    """An episode as its task and decisions: worlds are deterministic, so this is all of it."""
 
     suite: str
     task_id: str
-    plans: tuple[Plan, ...]
+    decisions: tuple[Decision, ...]
     success: bool
 
     def save(self, path: Path) -> None:
@@ -93,8 +93,8 @@ class Recording:
         """Read what `save` wrote."""
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
-            plans = tuple(Plan(**plan) for plan in fields["plans"])
-            return cls(fields["suite"], fields["task_id"], plans, fields["success"])
+            decisions = tuple(Decision(**decision) for decision in fields["decisions"])
+            return cls(fields["suite"], fields["task_id"], decisions, fields["success"])
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}: not a recording ({type(error).__name__}: {error});"
@@ -128,24 +128,24 @@ def play(
     limit = max_turns or suite.max_turns
     write(f"{suite.name}: {task_id}, at most {limit} turns\ntask: {observation.task}\n")
     write(observation.text)
-    plans: list[Plan] = []
+    decisions: list[Decision] = []
     success = ended = False
-    while not ended and len(plans) < limit:
+    while not ended and len(decisions) < limit:
         if isinstance(player, Person):
             write(format_commands(observation.admissible))
         try:
-            plan = player.plan(observation)
+            decision = player.decide(observation)
         except Quit:
             break
-        step = env.step(plan.action)
-        plans.append(plan)
-        observation, success = step.observation, bool(step.info["success"])
+        step = env.step(decision.action)
+        decisions.append(decision)
+        observation, success = step.observation, step.success
         ended = step.terminated or step.truncated
-        write(_format_turn(len(plans), plan, observation.text))
+        write(_format_turn(len(decisions), decision, observation.text))
         time.sleep(delay)
     env.close()
-    write(f"{'Solved' if success else 'Not solved'} after {len(plans)} turns.")
-    return Recording(suite.name, task_id, tuple(plans), success)
+    write(f"{'Solved' if success else 'Not solved'} after {len(decisions)} turns.")
+    return Recording(suite.name, task_id, tuple(decisions), success)
 
 
 def format_commands(commands: Sequence[str], columns: int = 3) -> str:
@@ -157,7 +157,7 @@ def format_commands(commands: Sequence[str], columns: int = 3) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _format_turn(number: int, plan: Plan, text: str) -> str:
-    subgoal = f"[{plan.subgoal}] " if plan.subgoal else ""
-    mark = "* " if plan.switch else "  "
-    return f"\n{number:>3} {mark}{subgoal}> {plan.action}\n{text.rstrip()}"
+def _format_turn(number: int, decision: Decision, text: str) -> str:
+    subgoal = f"[{decision.subgoal}] " if decision.subgoal else ""
+    mark = "* " if decision.switch else "  "
+    return f"\n{number:>3} {mark}{subgoal}> {decision.action}\n{text.rstrip()}"

@@ -14,15 +14,20 @@ from hiperjax.types import Observation
 
 
 class Step(NamedTuple):
-    """Result of one action, in Gymnasium's order."""
+    """Result of one action: the first four in Gymnasium's order."""
 
     observation: Observation
     reward: float
     terminated: bool
     truncated: bool
-    info: Mapping[str, Any]
-    """`success: bool` always; `milestone: bool` where the suite reports them; anything else is the
-    environment's own."""
+    success: bool = False
+    """Whether the task is done, as of this step."""
+    milestone: bool = False
+    """Whether the action reached a part of the goal for the first time."""
+    score: float | None = None
+    """The world's own score of the episode in [0, 1], at its last step, where it has scores."""
+    info: Mapping[str, Any] = {}
+    """Whatever else the world says; this program reads only the fields above."""
 
 
 class TextEnv(abc.ABC):
@@ -41,7 +46,7 @@ class TextEnv(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
+class Decision:
     """What an expert does at one turn: its decision in the three parts of a reply."""
 
     switch: bool
@@ -58,7 +63,7 @@ class Expert(abc.ABC):
         """Begin an episode."""
 
     @abc.abstractmethod
-    def plan(self, observation: Observation) -> Plan:
+    def decide(self, observation: Observation) -> Decision:
         """Decide one turn. Called once a turn with the current observation."""
 
 
@@ -72,9 +77,9 @@ class Suite(abc.ABC):
     max_turns: int
     """The usual turn limit, used where the run's config sets none."""
     reports_scores: bool = False
-    """Whether `Step.info` of a last step has a "task_score" in [0, 1] beside the success."""
+    """Whether the `score` of a last step is set; an episode cut short scores 0."""
     reports_milestones: bool = False
-    """Whether `Step.info` says which actions reached a part of the goal for the first time."""
+    """Whether the `milestone` of a step means anything."""
 
     @abc.abstractmethod
     def tasks(self, split: str) -> Sequence[str]:

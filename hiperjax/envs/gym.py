@@ -1,8 +1,8 @@
 """Gymnasium's API over any suite: `gymnasium.make("hiperjax.envs.gym:hiperjax/household-tiny-v0")`.
 
 Observations and actions are strings; `info` holds `task_id`, `task`, `admissible`, and after a step
-`success`. The turn limit is Gymnasium's own wrapper around the environment: it sets `truncated`,
-and only the world sets `terminated`.
+`success`, `milestone`, and `score` where the world has one. The turn limit is Gymnasium's own
+wrapper around the environment: it sets `truncated`, and only the world sets `terminated`.
 """
 
 from typing import Any
@@ -68,6 +68,9 @@ class SuiteEnv(gymnasium.Env[str, str]):
         """Act; any string is legal."""
         step = self._env.step(action)
         info = dict(step.info) | self._describe(step.observation)
+        info |= {"success": step.success, "milestone": step.milestone}
+        if step.score is not None:
+            info["score"] = step.score
         return step.observation.text, step.reward, step.terminated, step.truncated, info
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ import dataclasses
 import random
 from collections.abc import Mapping
 
-from hiperjax.envs.base import Expert, Plan, Step, Suite, TextEnv
+from hiperjax.envs.base import Decision, Expert, Step, Suite, TextEnv
 from hiperjax.types import Observation
 
 COLORS = ("red", "blue")
@@ -119,12 +119,12 @@ class LadderEnv(TextEnv):
             raise RuntimeError(f"ladder/{self._rung}: step without an open episode; call reset")
         scene = self._script.scenes[self._page]
         if action not in scene.admissible:
-            return Step(self._observe(), 0.0, False, False, {"success": False})
+            return Step(self._observe(), 0.0, False, False)
         self._spoiled |= scene.wanted not in (None, action)
         self._page += 1
         ended = self._page == len(self._script.scenes)
         reward = self._script.prize if ended and not self._spoiled else 0.0
-        return Step(self._observe(), reward, ended, False, {"success": reward > 0})
+        return Step(self._observe(), reward, ended, False, success=reward > 0)
 
     def _observe(self) -> Observation:
         assert self._script is not None
@@ -146,14 +146,14 @@ class LadderExpert(Expert):
         """Forget the color of the last episode."""
         self._subgoal = ""
 
-    def plan(self, observation: Observation) -> Plan:
+    def decide(self, observation: Observation) -> Decision:
         """Take over the color seen, if any; give the command that names it, if any."""
         words = observation.text.rstrip(".").split()
         color = next((each for each in COLORS if each in words), None)
         subgoal = f"follow {color}" if color else self._subgoal or "go on"
         switch = subgoal != self._subgoal
         self._subgoal = subgoal
-        return Plan(switch, subgoal, self._choose(observation.admissible))
+        return Decision(switch, subgoal, self._choose(observation.admissible))
 
     def _choose(self, admissible: tuple[str, ...]) -> str:
         if self._random.random() < self._noise:

@@ -143,16 +143,16 @@ class ScriptedExpert(base.Expert):
         self._memory = Memory(observation)
         self._subgoal = ""
 
-    def plan(self, observation: Observation) -> base.Plan:
+    def decide(self, observation: Observation) -> base.Decision:
         self._memory.update(observation)
-        subgoal, action = self._decide(observation.admissible)
+        subgoal, action = self._choose(observation.admissible)
         switch = subgoal != self._subgoal
         self._subgoal = subgoal
         if self._noise and self._random.random() < self._noise:
             action = self._random.choice(observation.admissible)
-        return base.Plan(switch=switch, subgoal=subgoal, action=action)
+        return base.Decision(switch=switch, subgoal=subgoal, action=action)
 
-    def _decide(self, admissible: tuple[str, ...]) -> tuple[str, str]:
+    def _choose(self, admissible: tuple[str, ...]) -> tuple[str, str]:
         task, held = self._task, self._memory.held
         if held is None or _class_of(held) != task.object:
             another = task.kind == "two" and self._placed()

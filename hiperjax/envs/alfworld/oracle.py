@@ -77,7 +77,7 @@ class RealEnv(TextEnv):
     def step(self, action: str) -> Step:
         reply = self._engine.step(action)
         observation = Observation(reply.text, self._task, reply.admissible)
-        return Step(observation, reply.reward, reply.won, False, {"success": reply.won})
+        return Step(observation, reply.reward, reply.won, False, success=reply.won)
 
 
 def _import_textworld() -> tuple[Any, tuple[Any, Any]]:

@@ -66,8 +66,8 @@ class AlfworldEnv(TextEnv):
         self._admissible = list_admissible(self.game, self.state)
         won = is_won(self.game, self.state)
         before, self._reached = self._reached, self._reached | list_reached(self.game, self.state)
-        info = {"success": won, "milestone": self._reached != before}
-        return Step(self._observe(reply), float(won), won, False, info)
+        milestone = self._reached != before
+        return Step(self._observe(reply), float(won), won, False, won, milestone)
 
     def _observe(self, text: str) -> Observation:
         shown = self._admissible

@@ -8,7 +8,7 @@ import dataclasses
 import random
 from collections.abc import Callable, Sequence
 
-from hiperjax.envs.base import Expert, Plan
+from hiperjax.envs.base import Decision, Expert
 from hiperjax.envs.webshop.expert import is_results, list_candidates, read_request
 from hiperjax.envs.webshop.pages import Page, Session, act
 from hiperjax.envs.webshop.suite import WebShopSuite
@@ -32,8 +32,8 @@ class FirstHitShopper(Expert):
     def reset(self, observation: Observation) -> None:
         self.wanted = list(read_request(observation.task).options)
 
-    def plan(self, observation: Observation) -> Plan:
-        return Plan(True, "buy the first hit", self._act(observation))
+    def decide(self, observation: Observation) -> Decision:
+        return Decision(True, "buy the first hit", self._act(observation))
 
     def _act(self, observation: Observation) -> str:
         if is_results(observation):
@@ -58,9 +58,9 @@ def play(
     expert.reset(observation)
     asin = suite.get_goal(task_id).asin
     for turn in range(1, limit + 1):
-        step = env.step(expert.plan(observation).action)
+        step = env.step(expert.decide(observation).action)
         if step.terminated:
-            return Outcome(asin, step.info["task_score"], step.info["success"], turn)
+            return Outcome(asin, step.score or 0.0, step.success, turn)
         observation = step.observation
     return Outcome(asin, 0.0, False, limit)
 

@@ -15,7 +15,7 @@ import random
 import re
 from typing import Literal
 
-from hiperjax.envs.base import Expert, Plan
+from hiperjax.envs.base import Decision, Expert
 from hiperjax.types import Observation
 
 _OPTIONS = re.compile(r" with (?=(?:(?! with )[^:,]){1,40}: )")
@@ -109,9 +109,9 @@ class WebShopExpert(Expert):
         self.seen = ""
         """what the open candidate's own page says"""
 
-    def plan(self, observation: Observation) -> Plan:
+    def decide(self, observation: Observation) -> Decision:
         self.listed = list_candidates(observation) if is_results(observation) else {}
-        phase, action = self._decide(observation)
+        phase, action = self._choose(observation)
         subgoal = phase.value if self.grain == "fine" else self._name_errand(phase)
         if self.rng.random() < self.noise:
             subgoal, action = self.subgoal or subgoal, self._draw(observation)
@@ -119,7 +119,7 @@ class WebShopExpert(Expert):
         self.subgoal = subgoal
         self.turn += 1
         self._remember(action)
-        return Plan(switch, subgoal, action)
+        return Decision(switch, subgoal, action)
 
     def _name_errand(self, phase: Phase) -> str:
         """The coarse subgoal of a phase."""
@@ -141,7 +141,7 @@ class WebShopExpert(Expert):
         else:
             self.chosen.add(target)
 
-    def _decide(self, observation: Observation) -> tuple[Phase, str]:
+    def _choose(self, observation: Observation) -> tuple[Phase, str]:
         if is_results(observation) and self.listed:
             return Phase.OPEN, f"click[{self._pick()}]"
         if "click[buy now]" in observation.admissible:

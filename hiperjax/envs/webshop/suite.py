@@ -134,13 +134,9 @@ class WebShopEnv(TextEnv):
         if session.page is Page.DONE:
             return self._settle(session)
         before, self.reached = self.reached, self.reached | list_reached(session)
-        info = {
-            "success": False,
-            "known_action": known,
-            "selected": dict(session.chosen),
-            "milestone": self.reached != before,
-        }
-        return Step(self._observe(session), 0.0, False, False, info)
+        milestone = self.reached != before
+        info = {"known_action": known, "selected": dict(session.chosen)}
+        return Step(self._observe(session), 0.0, False, False, milestone=milestone, info=info)
 
     def _settle(self, session: Session) -> Step:
         """Score the purchase and close the episode."""
@@ -151,17 +147,14 @@ class WebShopEnv(TextEnv):
         if self.suite.profile.success_reward is not None:
             reward = self.suite.profile.success_reward * success
         info = {
-            "success": success,
-            "milestone": success,
             "known_action": True,
             "selected": dict(session.chosen),
-            "task_score": result.score,
             "bought": asin,
             "parts": result.to_info(),
         }
         receipt = render_receipt(session, result.score)
         observation = Observation(receipt, session.goal.instruction, ())
-        return Step(observation, reward, True, False, info)
+        return Step(observation, reward, True, False, success, success, result.score, info)
 
     def _observe(self, session: Session) -> Observation:
         """The page as the prompt shows it: what follows the task, each segment quoted."""
