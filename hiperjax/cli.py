@@ -1,5 +1,6 @@
 """Console script `hiperjax`: one function a command; heavy imports wait until one is chosen."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -7,6 +8,7 @@ import os
 import pathlib
 import platform
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Annotated
@@ -14,6 +16,7 @@ from typing import Annotated
 import tyro
 
 from hiperjax.config import ConfigError, MeshConfig, RunConfig
+from hiperjax.files import DamagedFile
 from hiperjax.presets import DEFAULT, PRESETS
 
 Positional = tyro.conf.Positional
@@ -236,18 +239,54 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     keep_compiled_programs()
+    sys.exit(_run(args[0], args[1:]))
+
+
+def _run(command: str, args: Sequence[str]) -> int:
+    """The command's exit code; whatever a user or a machine got wrong is one line."""
     try:
-        code = COMMANDS[args[0]](args[1:])
-    except (UsageError, ConfigError, FileNotFoundError, FileExistsError) as error:
-        print(f"hiperjax {args[0]}: {error}", file=sys.stderr)
-        code = 2
+        return COMMANDS[command](args)
+    except (UsageError, ConfigError, DamagedFile) as error:
+        message, code = str(error), 2
+    except OSError as error:
+        theirs = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+        message, code = str(error), 2 if isinstance(error, (*theirs, PermissionError)) else 1
+    except KeyboardInterrupt:
+        message, code = "interrupted", 130
     except (RuntimeError, ValueError) as error:
         if not type(error).__module__.startswith("hiperjax."):
             raise
-        print(f"hiperjax {args[0]}: {error}", file=sys.stderr)
-        code = 1
-    sys.exit(code)
+        message, code = str(error), 1
+    print(f"hiperjax {command}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+GRACE = 10.0
+"""Seconds that threads have to end after a failure."""
+
+
+def entry() -> None:
+    """The console script: `main`, after which a failed process ends, whatever threads are left."""
+    code: object = 1
+    try:
+        main()
+    except SystemExit as stop:
+        code = stop.code
+        raise
+    finally:
+        if code:
+            number = code if isinstance(code, int) else 1
+            last = threading.Timer(GRACE, _leave, (number,))
+            last.daemon = True
+            last.start()
+
+
+def _leave(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
-    main()
+    entry()

@@ -323,7 +323,7 @@ def test_an_environment_that_raises_costs_its_episode_and_no_more(finished, tmp_
     with pytest.raises(TrainingStopped, match="of 6 episodes failed"):
         collect(run, Timer())
     assert run.checkpoints.exists(), "the state was saved before stopping"
-    run.recorder.close()
+    run.close()
 
 
 def test_task_order_is_a_function_of_position():

@@ -390,8 +390,7 @@ def main() -> int:
         script, ledgers = measure(run, args)
         found = summarize(run, script, ledgers, device)
         found["compile_warm"] = measure_warm_compile(run, args)
-        run.recorder.close()
-        run.components.workers.close()
+        run.close()
     code = tell(found, ledgers, where, args)
     if args.out:
         kept = found | {"machine": describe_machine(), "roofline": where}

@@ -36,8 +36,7 @@ def bench(
         else:
             run.state = restore_run(folder, "last")[1]
         ledgers = [iterate(run) for _ in range(skip + iterations)]
-        run.recorder.close()
-        run.components.workers.close()
+        run.close()
     print(render(ledgers[skip:]))
     return 0
 

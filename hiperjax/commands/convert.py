@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from hiperjax.files import new_folder
 from hiperjax.models.lora import base_config, merge_adapters
 from hiperjax.models.transformer import Params, TransformerConfig, cast_params
 from hiperjax.models.weights import save_heads, save_params
@@ -54,8 +55,11 @@ def export_run(run: pathlib.Path, target: pathlib.Path, *, which: Which = "best"
     Raises:
       FileExistsError: the target holds something.
     """
-    if target.exists() and any(target.iterdir()):
-        raise FileExistsError(f"{target}: not empty; give a new folder, or empty this one")
+    with new_folder(target) as partial:
+        _write_policy(run, partial, which)
+
+
+def _write_policy(run: pathlib.Path, target: pathlib.Path, which: Which) -> None:
     components, state = restore_run(run, which)
     wide = cast_params(state.policy, "float32")
     merged = merge_adapters(wide, components.model)

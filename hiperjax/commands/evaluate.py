@@ -1,12 +1,12 @@
 """Looking at what was trained: evaluation of a run, and episodes played before one's eyes."""
 
-import json
 import pathlib
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from hiperjax.envs.registry import make_suite
+from hiperjax.files import write_json
 from hiperjax.random_keys import Stream, derive_key
 from hiperjax.training.build import restore_run
 from hiperjax.training.checkpoint import Which
@@ -90,7 +90,7 @@ def evaluate_run(
         print(f"\nto be read against\n{scripts}")
     if out is not None:
         record = {"target": target, "which": which, "split": split, "temperature": heat}
-        out.write_text(json.dumps(record | result.metrics() | health, indent=1) + "\n")
+        write_json(out, record | result.metrics() | health)
 
 
 def _evaluate_scripts(

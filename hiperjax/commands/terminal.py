@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hiperjax.envs.base import Decision, Expert, Suite
+from hiperjax.files import write_json
 from hiperjax.types import Observation
 
 QUIT = ("quit", "exit")
@@ -86,7 +87,7 @@ class Recording:
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_json(path, dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> "Recording":

@@ -12,16 +12,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from hiperjax.files import new_folder, write_json
 from hiperjax.models.architecture import TransformerConfig
 from hiperjax.models.transformer import Params, abstract_params
 from hiperjax.models.weights import copy_tokenizer, load_params, save_params
 
 PARAMS = "params"
-
-
-def _refuse_existing(target: pathlib.Path) -> None:
-    if target.exists() and any(target.iterdir()):
-        raise FileExistsError(f"{target}: not empty; give a new folder, or empty this one")
 
 
 def convert_hf_to_orbax(
@@ -32,26 +28,23 @@ def convert_hf_to_orbax(
     shardings: Any = None,
 ) -> None:
     """Read a Hugging Face folder, write an Orbax one; parameters in `dtype`."""
-    target = pathlib.Path(target).absolute()
-    _refuse_existing(target)
     config = TransformerConfig.from_hf(source)
-    params = load_params(source, config, dtype=dtype, shardings=shardings)
-    target.mkdir(parents=True, exist_ok=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(target / PARAMS, params)
-    description = config.to_hf() | {"dtype": np.dtype(params["embedding"].dtype).name}
-    (target / "config.json").write_text(json.dumps(description, indent=2) + "\n")
-    copy_tokenizer(source, target)
+    with new_folder(target) as partial:
+        params = load_params(source, config, dtype=dtype, shardings=shardings)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(partial / PARAMS, params)
+        description = config.to_hf() | {"dtype": np.dtype(params["embedding"].dtype).name}
+        write_json(partial / "config.json", description)
+        copy_tokenizer(source, partial)
 
 
 def convert_orbax_to_hf(
     source: str | pathlib.Path, target: str | pathlib.Path, *, dtype: Any = None
 ) -> None:
     """Read an Orbax folder, write one that `transformers` loads; default: the dtype it has."""
-    target = pathlib.Path(target).absolute()
-    _refuse_existing(target)
-    config, params = load_checkpoint(source)
-    save_params(params, config, target, dtype=dtype, tokenizer=source)
+    with new_folder(target) as partial:
+        config, params = load_checkpoint(source)
+        save_params(params, config, partial, dtype=dtype, tokenizer=source)
 
 
 def load_checkpoint(

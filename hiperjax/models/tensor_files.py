@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from hiperjax.files import write_json
 from hiperjax.models.errors import ModelError
 
 DTYPES = {
@@ -182,4 +183,4 @@ def write_tensors(
 
 def write_index(folder: pathlib.Path, where: Mapping[str, str], total: int) -> None:
     index = {"metadata": {"total_size": total}, "weight_map": dict(where)}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    write_json(folder / INDEX, index)

@@ -6,7 +6,6 @@ never needs more host memory than one leaf's shard.
 """
 
 import functools
-import json
 import pathlib
 import shutil
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding, SingleDeviceSharding
 
+from hiperjax.files import write_json
 from hiperjax.models.architecture import TransformerConfig
 from hiperjax.models.errors import ModelError
 from hiperjax.models.heads import NUM_HEADS, Heads, init_heads
@@ -219,7 +219,7 @@ def save_params(
 
     if jax.process_index() == 0:
         write_tensors(folder, specs, read, max_bytes=max_shard_bytes)
-        (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+        write_json(folder / "config.json", description)
         copy_tokenizer(tokenizer, folder)
     else:
         for spec in specs:

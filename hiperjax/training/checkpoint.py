@@ -14,6 +14,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from hiperjax.files import write_json
+
 INDEX = "index.json"
 Which = Literal["last", "best", "start"]
 """Which of the states a run keeps: the newest, the best evaluated, the one before iteration 1."""
@@ -71,9 +73,7 @@ class Checkpoints:
 
     def _write(self, index: dict[str, Any]) -> None:
         """The index, and away with the states it does not name."""
-        partial = self.folder / (INDEX + ".partial")
-        partial.write_text(json.dumps(index, indent=1))
-        partial.replace(self.folder / INDEX)
+        write_json(self.folder / INDEX, index)
         for path in self.folder.glob("iteration_*"):
             if path not in [self._path(index[which]) for which in get_args(Which)]:
                 shutil.rmtree(path)

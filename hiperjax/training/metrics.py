@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from tensorboardX import SummaryWriter
 
+from hiperjax.files import dump_json, write_text
+
 METRICS, TIMINGS, EVENTS = "metrics.jsonl", "timings.jsonl", "events"
 
 
@@ -23,7 +25,7 @@ def read_lines(path: pathlib.Path) -> list[dict]:
 
 def _rewind(path: pathlib.Path, iteration: int) -> None:
     kept = [r for r in read_lines(path) if r["iteration"] <= iteration]
-    path.write_text("".join(json.dumps(r) + "\n" for r in kept))
+    write_text(path, "".join(dump_json(r) + "\n" for r in kept))
 
 
 class Recorder:
@@ -50,7 +52,7 @@ class Recorder:
     def _append(self, name: str, iteration: int, values: Mapping[str, float]) -> None:
         record = {"iteration": iteration} | {k: float(v) for k, v in values.items()}
         with (self.folder / name).open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(dump_json(record) + "\n")
 
     def close(self) -> None:
         self._events.close()

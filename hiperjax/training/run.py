@@ -1,5 +1,6 @@
 """A run under way: opened in its folder, new or resumed, and saved there."""
 
+import contextlib
 import dataclasses
 import datetime
 import pathlib
@@ -13,6 +14,7 @@ from hiperjax.training.build import build_components, join_processes
 from hiperjax.training.checkpoint import Checkpoints
 from hiperjax.training.components import RunComponents
 from hiperjax.training.console import Progress
+from hiperjax.training.folder_lock import FolderLock, make_new_folder
 from hiperjax.training.metrics import Recorder, Unrecorded
 from hiperjax.training.run_folder import CHECKPOINTS, CONFIG, load_config, save_run
 
@@ -30,6 +32,8 @@ class Run:
     checkpoints: Checkpoints
     recorder: Recorder | Unrecorded
     progress: Progress
+    lock: FolderLock | None
+    """of the folder; held by the first process"""
     state: TrainState
     iteration: int
     """iterations done"""
@@ -51,42 +55,101 @@ class Run:
             "seconds": self.seconds + self.progress.elapsed,
         }
 
+    def close(self) -> None:
+        """Give back what the run holds: files, environments, the folder's lock."""
+        self.recorder.close()
+        self.components.workers.close()
+        if self.lock is not None:
+            self.lock.release()
+
 
 def open_run(config: RunConfig, resume: pathlib.Path | None) -> Run:
     """A new run in a new folder, or an interrupted one as its last checkpoint left it.
 
-    What is resumed keeps its settings, but for the mesh: that is `config`'s.
+    What is resumed keeps its settings, but for the mesh: that is `config`'s. The folder is claimed
+    before anything slow, and locked until `Run.close`.
 
     Raises:
-      ConfigError: the new run's folder holds one already.
+      ConfigError: the new run's folder holds one already, or another process trains there.
     """
     if resume is not None:
         config = dataclasses.replace(load_config(resume), mesh=config.mesh)
     config = validate(config)
     join_processes(config.mesh)
-    folder = resume or allgather_objects(config.out or default_folder(config))[0]
-    if resume is None and any(allgather_objects(is_first() and (folder / CONFIG).exists())):
+    folder, lock = claim_folder(config, resume)
+    try:
+        return _open_claimed(config, folder, lock, resume=resume is not None)
+    except BaseException:
+        if lock is not None:
+            lock.release()
+            if resume is None:
+                with contextlib.suppress(OSError):  # not empty: something was written
+                    folder.rmdir()
+        raise
+
+
+def claim_folder(
+    config: RunConfig, resume: pathlib.Path | None
+) -> tuple[pathlib.Path, FolderLock | None]:
+    """The run's folder, made and locked by the first process for all of them.
+
+    Raises:
+      ConfigError: in every process: the folder holds a run already, or another one trains there.
+    """
+    claim, lock = ("", ""), None
+    if is_first():
+        try:
+            lock = _lock_folder(config, resume)
+            claim = (str(lock.path.parent), "")
+        except (ConfigError, OSError) as error:
+            claim = ("", str(error))
+    folder, refusal = allgather_objects(claim)[0]
+    if refusal:
+        raise ConfigError(refusal)
+    return pathlib.Path(folder), lock
+
+
+def _lock_folder(config: RunConfig, resume: pathlib.Path | None) -> FolderLock:
+    if resume is None and config.out is None:
+        folder = make_new_folder(default_folder(config))
+    else:
+        folder = resume or pathlib.Path(config.out or "")
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(folder)
+    lock.acquire()
+    if resume is None and (folder / CONFIG).exists():
+        lock.release()
         raise ConfigError(
             f"out is {folder}, which holds a run; expected a new folder: choose another, or go on "
             f"with that run by --resume {folder}"
         )
-    components = build_components(config, resume)
-    if resume is None and is_first():
+    return lock
+
+
+def _open_claimed(
+    config: RunConfig, folder: pathlib.Path, lock: FolderLock | None, *, resume: bool
+) -> Run:
+    components = build_components(config, folder if resume else None)
+    if not resume and is_first():
         save_run(folder, components.config, components.prompter.tokenizer, components.model)
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     iteration, meta = 0, {"best": -1.0, "best_iteration": 0, "target_seconds": None, "seconds": 0.0}
-    if resume is not None and checkpoints.exists():
+    if resume and checkpoints.exists():
         iteration, state = checkpoints.restore(components.describe_state())
         meta = checkpoints.index["meta"]
     else:
         state = components.fresh_state(components.init_policy())
     started = iteration if checkpoints.exists() else -1
+    progress = Progress(config.iterations, quiet=not is_first())
+    if lock is not None and lock.taken_over:
+        progress.say(lock.taken_over)
     return Run(
         components=components,
         folder=folder,
         checkpoints=checkpoints,
         recorder=Recorder(folder, iteration=started) if is_first() else Unrecorded(),
-        progress=Progress(config.iterations, quiet=not is_first()),
+        progress=progress,
+        lock=lock,
         state=state,
         iteration=iteration,
         **meta,

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 import types
 import typing
 from typing import Any
 
 from hiperjax.config import MeshConfig, RunConfig
+from hiperjax.files import new_folder, write_json
 from hiperjax.models.transformer import TransformerConfig
 
 CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer", "checkpoints"
@@ -20,11 +22,14 @@ ARCHITECTURE = "architecture.json"
 def save_run(
     folder: pathlib.Path, config: RunConfig, tokenizer: Any, model: TransformerConfig
 ) -> None:
-    """Write what a run folder needs beside its checkpoints: settings, tokenizer, architecture."""
-    save_config(config, folder)
-    tokenizer.save_pretrained(folder / TOKENIZER)
+    """Write what a run folder needs beside its checkpoints; its configuration last, so that a
+    folder that holds one is complete."""
+    shutil.rmtree(folder / TOKENIZER, ignore_errors=True)  # of a start that was cut short
+    with new_folder(folder / TOKENIZER) as partial:
+        tokenizer.save_pretrained(partial)
     if config.model.folder is not None:
-        (folder / ARCHITECTURE).write_text(json.dumps(model.to_hf(), indent=1) + "\n")
+        write_json(folder / ARCHITECTURE, model.to_hf())
+    save_config(config, folder)
 
 
 def save_config(config: RunConfig, folder: pathlib.Path) -> None:
@@ -32,9 +37,7 @@ def save_config(config: RunConfig, folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     m = config.mesh
     mesh = MeshConfig(data=m.data, fsdp=m.fsdp, tensor=m.tensor)
-    config = dataclasses.replace(config, mesh=mesh)
-    text = json.dumps(dataclasses.asdict(config), indent=1, default=str)
-    (folder / CONFIG).write_text(text + "\n")
+    write_json(folder / CONFIG, dataclasses.asdict(dataclasses.replace(config, mesh=mesh)))
 
 
 def load_config(folder: pathlib.Path) -> RunConfig:

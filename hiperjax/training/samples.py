@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from hiperjax.files import write_text
 from hiperjax.types import Trajectory
 
 SAMPLES = "samples"
@@ -38,4 +39,4 @@ def write_samples(
     ]
     text = "\n".join(render_trajectory(t, tokenizer) for t in chosen if t is not None)
     (folder / SAMPLES).mkdir(parents=True, exist_ok=True)
-    (folder / SAMPLES / f"iteration_{iteration:06d}.txt").write_text(text)
+    write_text(folder / SAMPLES / f"iteration_{iteration:06d}.txt", text)

@@ -33,6 +33,15 @@ def train(config: RunConfig, *, resume: pathlib.Path | None = None) -> pathlib.P
       TrainingStopped: too many failed episodes or skipped steps.
     """
     run = open_run(config, resume)
+    try:
+        run_to_end(run)
+    finally:
+        run.close()
+    return run.folder
+
+
+def run_to_end(run: Run) -> None:
+    """Start where nothing is saved yet; iterate until all is done, or somebody wishes to stop."""
     stop = StopRequest(run.progress)
     iterations = run.components.config.iterations
     with stop:
@@ -46,10 +55,7 @@ def train(config: RunConfig, *, resume: pathlib.Path | None = None) -> pathlib.P
         stopped = run.iteration < iterations
         if stopped:
             save(run, best=False)
-    run.recorder.close()
-    run.components.workers.close()
     run.progress.finish(run.folder, run.iteration, run.best, run.best_iteration, stopped)
-    return run.folder
 
 
 def tell_scripts(run: Run) -> None:

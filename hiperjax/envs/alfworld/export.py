@@ -8,6 +8,7 @@ from hiperjax.envs.alfworld.games import GAME_FILE
 from hiperjax.envs.alfworld.generator import generate_problem
 from hiperjax.envs.alfworld.problem import TASK_TYPES, Goal, Problem
 from hiperjax.envs.alfworld.scenes import Dials
+from hiperjax.files import write_json, write_text
 
 _TYPES_OF_ACTIONS = {
     "rtype": ("sinkbasintype", "microwavetype", "fridgetype"),
@@ -50,9 +51,9 @@ def write_game(folder: Path, problem: Problem, trial: str) -> Path:
     task = f"{goal.kind}-{wanted}-None-{target}-0"
     path = folder / task / trial / GAME_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(format_problem(problem, trial), encoding="utf-8")
+    write_text(path, format_problem(problem, trial))
     # the official loader asks for this file beside every game, and for nothing in it but the type
-    path.with_name("traj_data.json").write_text(json.dumps({"task_type": goal.kind}))
+    write_json(path.with_name("traj_data.json"), {"task_type": goal.kind})
     return path
 
 
