@@ -54,6 +54,8 @@ ABOVE: Mapping[str, set[str]] = {
 JAX_FREE = ("hiperjax.types", "hiperjax.envs", "hiperjax.acting.blocks", "hiperjax.acting.prompts")
 USES_JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex", "hiperjax_kernels"}
 TAG_FILES = ("hiperjax.acting.blocks", "hiperjax.acting.prompts")
+EPISODE_FILE = "hiperjax.acting.episode"
+GROWN_THERE = {"Turn", "Trajectory"}
 TAGS = re.compile(r"</?(switch|subgoal|action)\b", re.IGNORECASE)
 RAGGED = {"Trajectory", "Turn", "Blocks"}
 FIXED = {"TurnRows", "TurnGrid", "PackedBatch"}
@@ -191,6 +193,15 @@ def blur_the_border(module: Module) -> Complaints:
         yield f"{module.name} sees both {sorted(ragged)} and {sorted(wakes)}"
 
 
+def record_elsewhere(module: Module) -> Complaints:
+    """Only the recorder makes turns and trajectories: whoever acts, they say the same."""
+    if module.name == EPISODE_FILE or not module.within(("hiperjax",)):
+        return
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in GROWN_THERE:
+            yield f"{module.name}:{node.lineno} makes a {ast.unparse(node.func)}"
+
+
 def take_config(module: Module) -> Complaints:
     """The run's config; a model's own description of its shape is no such object."""
     if module.within(TAKES_CONFIG):
@@ -266,6 +277,8 @@ BROKEN: list[tuple[Callable[[Module], Complaints], str, str]] = [
     (write_tags, "hiperjax.training.trainer", "x = f'<{name}>{text}</{name}>'"),
     (blur_the_border, "hiperjax.learning.losses", "from hiperjax.types import Turn\nimport jax"),
     (blur_the_border, "hiperjax.acting.rollout", "types.TurnRows(tokens, masks)"),
+    (record_elsewhere, "hiperjax.acting.rollout", "done = Trajectory(task, turns, ending, True)"),
+    (record_elsewhere, "hiperjax.acting.demonstrations", "types.Turn(prompt, reply)"),
     (take_config, "hiperjax.learning.losses", "def f(config): ..."),
     (
         take_config,

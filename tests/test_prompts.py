@@ -154,8 +154,9 @@ def test_demonstrations_become_well_formed_trajectories(history_length):
         assert all(t.blocks.well_formed and not t.blocks.keep_violation for t in trajectory.turns)
         assert all(unknown not in t.prompt_ids and unknown not in t.response_ids
                    for t in trajectory.turns)  # fmt: skip
-        assert trajectory.success == demo.last.terminated
-        assert (trajectory.final_prompt_ids is None) == demo.last.terminated
+        assert trajectory.success == demo.steps[-1].terminated
+        assert [t.milestone for t in trajectory.turns] == [s.milestone for s in demo.steps]
+        assert (trajectory.final_prompt_ids is None) == demo.steps[-1].terminated
 
 
 def test_the_qwen_tokenizer_and_its_chat_template(shared):

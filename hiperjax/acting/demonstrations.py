@@ -6,24 +6,28 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from hiperjax.acting.blocks import parse_reply, render_reply
+from hiperjax.acting.episode import EpisodeRecorder
 from hiperjax.acting.pieces import build_pieces
 from hiperjax.acting.prompts import PastTurn, Prompter, Renderer
 from hiperjax.envs.base import Decision, Step, Suite
-from hiperjax.types import Ending, Observation, Trajectory, Turn
+from hiperjax.types import Observation, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
 class Demonstration:
     """One expert episode in the world's own words."""
 
+    suite: Suite
     task_id: str
-    observations: tuple[Observation, ...]
-    """one more than decisions: the last is what the last action led to"""
+    opening: Observation
     decisions: tuple[Decision, ...]
-    last: Step
-    rewards: tuple[float, ...]
-    admissible: tuple[bool, ...]
-    """whether each action was"""
+    steps: tuple[Step, ...]
+    """what each decision led to"""
+
+    @property
+    def observations(self) -> tuple[Observation, ...]:
+        """One more than decisions: the last is what the last action led to."""
+        return (self.opening, *(step.observation for step in self.steps))
 
 
 def demonstrate(
@@ -33,21 +37,19 @@ def demonstrate(
     env = suite.make_env()
     for number, task_id in enumerate(task_ids):
         expert = suite.make_expert(seed=seed + number, noise=noise)
-        observation = env.reset(task_id)
-        expert.reset(observation)
-        observations, decisions, rewards, admissible = [observation], [], [], []
+        opening = observation = env.reset(task_id)
+        expert.reset(opening)
+        decisions: list[Decision] = []
+        steps: list[Step] = []
         while True:
-            decision = expert.decide(observations[-1])
-            admissible.append(suite.is_admissible(decision.action, observations[-1]))
+            decision = expert.decide(observation)
             step = env.step(decision.action)
             decisions.append(decision)
-            observations.append(step.observation)
-            rewards.append(float(step.reward))
+            steps.append(step)
+            observation = step.observation
             if step.terminated or step.truncated or len(decisions) >= max_turns:
                 break
-        yield Demonstration(
-            task_id, tuple(observations), tuple(decisions), step, tuple(rewards), tuple(admissible)
-        )
+        yield Demonstration(suite, task_id, opening, tuple(decisions), tuple(steps))
     env.close()
 
 
@@ -83,39 +85,23 @@ def transcribe(prompter: Prompter, demos: Sequence[Demonstration]) -> list[Traje
 
 
 def _transcribe_one(prompter: Prompter, pieces: Sequence[bytes], demo: Demonstration) -> Trajectory:
-    turns, subgoal = [], ""
-    for t, decision in enumerate(demo.decisions):
-        prompt, _ = prompter.encode(demo.observations[t], _past(demo, t), subgoal)
+    episode = EpisodeRecorder(demo.suite, demo.task_id, demo.opening)
+    for decision, step in zip(demo.decisions, demo.steps, strict=True):
+        seen, first = episode.observation, not episode.turns
+        prompt, _ = prompter.encode(seen, episode.past, episode.subgoal)
         text = _reply_text(prompter.renderer, decision)
         reply = prompter.tokenize(text)
-        blocks = parse_reply(pieces, reply, current_subgoal=subgoal, first_turn=t == 0)
+        blocks = parse_reply(pieces, reply, current_subgoal=episode.subgoal, first_turn=first)
         if not blocks.well_formed or blocks.switch != decision.switch:
             raise ValueError(
-                f"expert on task {demo.task_id}, turn {t}: reply {text!r} parses to {blocks}; "
-                "expected the decision it was written from"
+                f"expert on task {demo.task_id}, turn {len(episode.turns)}: reply {text!r} parses "
+                f"to {blocks}; expected the decision it was written from"
             )
-        subgoal = blocks.subgoal
-        action = prompter.renderer.restore_action(blocks.action, demo.observations[t].admissible)
-        turns.append(
-            Turn(
-                prompt_ids=np.asarray(prompt, np.int32),
-                response_ids=np.asarray(reply, np.int32),
-                behavior_logprobs=np.zeros(len(reply), np.float32),
-                blocks=dataclasses.replace(blocks, action=action),
-                reward=demo.rewards[t],
-                observation=demo.observations[t].text,
-                admissible=demo.admissible[t],
-            )
-        )
+        action = prompter.renderer.restore_action(blocks.action, seen.admissible)
+        blocks = dataclasses.replace(blocks, action=action)
+        unsampled = np.zeros(len(reply), np.float32)
+        episode.record(prompt, np.asarray(reply, np.int32), unsampled, blocks, step)
     final = None
-    if not demo.last.terminated:
-        past = _past(demo, len(demo.decisions))
-        final = np.asarray(prompter.encode(demo.observations[-1], past, subgoal)[0], np.int32)
-    return Trajectory(
-        task_id=demo.task_id,
-        turns=tuple(turns),
-        ending=Ending.TERMINATED if demo.last.terminated else Ending.TRUNCATED,
-        success=demo.last.success,
-        final_prompt_ids=final,
-        final_observation=demo.observations[-1].text,
-    )
+    if not episode.terminated:
+        final, _ = prompter.encode(episode.observation, episode.past, episode.subgoal)
+    return episode.finish(final)

@@ -18,14 +18,15 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from hiperjax.acting.blocks import CLOSING_ACTION, find_stop, parse_reply
+from hiperjax.acting.episode import EpisodeRecorder
 from hiperjax.acting.lanes import Lane, LaneShape, RolloutStats
 from hiperjax.acting.pieces import build_pieces
-from hiperjax.acting.prompts import PastTurn, Prompter, PromptTooLong
+from hiperjax.acting.prompts import Prompter, PromptTooLong
 from hiperjax.acting.sampler import encode_prefix
 from hiperjax.envs.base import Step, Suite
 from hiperjax.envs.workers import EnvFailure, EnvWorkers
 from hiperjax.models.transformer import Params, TransformerConfig
-from hiperjax.types import Blocks, Ending, Observation, Trajectory, Turn
+from hiperjax.types import Blocks, Trajectory
 
 
 @dataclasses.dataclass
@@ -38,17 +39,12 @@ class RolloutResult:
     """wall time: in environments, waiting for the device, and on the host besides"""
 
 
-@dataclasses.dataclass
-class _Episode:
+@dataclasses.dataclass(kw_only=True)
+class _Episode(EpisodeRecorder):
     index: int
-    task_id: str
     place: int
     """of its environment among the workers'"""
-    observation: Observation
     prompt_ids: list[int] = dataclasses.field(default_factory=list)
-    subgoal: str = ""
-    past: list[PastTurn] = dataclasses.field(default_factory=list)
-    turns: list[Turn] = dataclasses.field(default_factory=list)
 
 
 class Rollout:
@@ -202,7 +198,9 @@ class _Run:
                     self.failures.append(result)
                     self.free_places.append(place)
                 else:
-                    self._ask(lane, _Episode(index, task_id, place, result))
+                    suite = self.r.suite
+                    episode = _Episode(suite, task_id, result, index=index, place=place)
+                    self._ask(lane, episode)
         if not self.queue:
             lane.shrink()
 
@@ -256,43 +254,20 @@ class _Run:
         blocks: Blocks,
         step: Step,
     ) -> None:
-        seen = episode.observation
-        episode.turns.append(
-            Turn(
-                prompt_ids=np.asarray(episode.prompt_ids, np.int32),
-                response_ids=ids,
-                behavior_logprobs=logprobs,
-                blocks=blocks,
-                reward=float(step.reward),
-                observation=seen.text,
-                admissible=self.r.suite.is_admissible(blocks.action, seen),
-                milestone=step.milestone,
-            )
-        )
-        episode.past.append(PastTurn(len(episode.turns), seen.text, blocks.action))
-        episode.subgoal, episode.observation = blocks.subgoal, step.observation
-        if step.terminated or step.truncated or len(episode.turns) >= self.r.max_turns:
+        episode.record(episode.prompt_ids, ids, logprobs, blocks, step)
+        if episode.is_over(self.r.max_turns):
             self._leave(lane, episode)
-            self._finish(episode, step)
+            self._finish(episode)
         else:
             self._ask(lane, episode)
 
-    def _finish(self, episode: _Episode, step: Step) -> None:
+    def _finish(self, episode: _Episode) -> None:
         final = None
-        if not step.terminated:
+        if not episode.terminated:
             # A truncated episode keeps the prompt it would have seen: its value is read there.
             try:
-                final = np.asarray(self._encode(episode), np.int32)
+                final = self._encode(episode)
             except PromptTooLong as error:
                 self.failures.append(EnvFailure(episode.task_id, f"PromptTooLong: {error}"))
                 return
-        trajectory = Trajectory(
-            task_id=episode.task_id,
-            turns=tuple(episode.turns),
-            ending=Ending.TERMINATED if step.terminated else Ending.TRUNCATED,
-            success=step.success,
-            score=(step.score or 0.0) if self.r.suite.reports_scores else None,
-            final_prompt_ids=final,
-            final_observation=step.observation.text,
-        )
-        self.done.append((episode.index, trajectory))
+        self.done.append((episode.index, episode.finish(final)))

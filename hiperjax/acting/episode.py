@@ -1,0 +1,90 @@
+"""One episode as it grows: the only maker of turns and trajectories, whoever acts.
+
+A rollout and a demonstration differ in where a reply comes from; what a turn records of the world,
+and how an episode ends, is the same.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from hiperjax.acting.prompts import PastTurn
+from hiperjax.envs.base import Step, Suite
+from hiperjax.types import Blocks, Ending, Observation, Trajectory, Turn
+
+
+@dataclasses.dataclass
+class EpisodeRecorder:
+    """An episode under way: what the agent sees now, and the turns behind it."""
+
+    suite: Suite
+    task_id: str
+    observation: Observation
+    """what the next turn is taken at"""
+    subgoal: str = ""
+    """the subgoal in force, empty before the first turn"""
+    past: list[PastTurn] = dataclasses.field(default_factory=list)
+    turns: list[Turn] = dataclasses.field(default_factory=list)
+    last: Step | None = None
+    """what the last action led to"""
+
+    def record(
+        self,
+        prompt_ids: Sequence[int],
+        reply_ids: np.ndarray,
+        logprobs: np.ndarray,
+        blocks: Blocks,
+        step: Step,
+    ) -> None:
+        """Add a turn: a prompt, its reply and what the environment answered."""
+        seen = self.observation
+        self.turns.append(
+            Turn(
+                prompt_ids=np.asarray(prompt_ids, np.int32),
+                response_ids=reply_ids,
+                behavior_logprobs=logprobs,
+                blocks=blocks,
+                reward=float(step.reward),
+                observation=seen.text,
+                admissible=self.suite.is_admissible(blocks.action, seen),
+                milestone=bool(step.milestone),
+            )
+        )
+        self.past.append(PastTurn(len(self.turns), seen.text, blocks.action))
+        self.subgoal, self.observation, self.last = blocks.subgoal, step.observation, step
+
+    def is_over(self, max_turns: int) -> bool:
+        """Whether the environment ended the episode, or the turn limit does."""
+        last = self.last
+        if last is None:
+            return False
+        return last.terminated or last.truncated or len(self.turns) >= max_turns
+
+    @property
+    def terminated(self) -> bool:
+        """Whether the last state is terminal: no value is read there, so no prompt is needed."""
+        return self.last is not None and self.last.terminated
+
+    def finish(self, final_prompt_ids: Sequence[int] | None) -> Trajectory:
+        """The episode as it ended.
+
+        Args:
+          final_prompt_ids: the prompt after the last turn; None exactly where it terminated.
+        """
+        if self.last is None or (final_prompt_ids is None) != self.terminated:
+            raise ValueError(
+                f"episode of task {self.task_id} after {len(self.turns)} turns: found "
+                f"{'no' if final_prompt_ids is None else 'a'} final prompt; expected a turn, and a "
+                "final prompt exactly where the episode did not terminate"
+            )
+        final = None if final_prompt_ids is None else np.asarray(final_prompt_ids, np.int32)
+        return Trajectory(
+            task_id=self.task_id,
+            turns=tuple(self.turns),
+            ending=Ending.TERMINATED if self.terminated else Ending.TRUNCATED,
+            success=bool(self.last.success),
+            score=(self.last.score or 0.0) if self.suite.reports_scores else None,
+            final_prompt_ids=final,
+            final_observation=self.last.observation.text,
+        )
