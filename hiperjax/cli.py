@@ -130,7 +130,7 @@ def _run_one_of(command: str, names: Sequence[str], args: Sequence[str]) -> int:
         raise UsageError(f"found {found}; expected one of {', '.join(names)}")
     module = importlib.import_module(f"hiperjax.commands.{command}")
     function = getattr(module, f"{command}_{args[0]}")
-    return tyro.cli(function, args=args[1:], prog=f"hiperjax {command} {args[0]}")
+    return tyro.cli(function, args=args[1:], prog=f"hiperjax {command} {args[0]}") or 0
 
 
 def verify(args: Sequence[str]) -> int:
@@ -180,6 +180,25 @@ def bench(args: Sequence[str]) -> int:
     return tyro.cli(run, args=args, prog="hiperjax bench")
 
 
+def report(args: Sequence[str]) -> int:
+    """One self-contained HTML page of one or several runs."""
+    from hiperjax.commands.report import report as run
+
+    return tyro.cli(run, args=args, prog="hiperjax report") or 0
+
+
+def compare(args: Sequence[str]) -> int:
+    """Runs side by side: intervals, and differences paired by seed."""
+    from hiperjax.commands.compare import compare as run
+
+    return tyro.cli(run, args=args, prog="hiperjax compare") or 0
+
+
+def plot(args: Sequence[str]) -> int:
+    """Figures for papers: curves."""
+    return _run_one_of("plot", ("curves",), args)
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "imitate": imitate,
@@ -191,6 +210,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "convert": convert,
     "plan": plan,
     "bench": bench,
+    "report": report,
+    "compare": compare,
+    "plot": plot,
 }
 
 

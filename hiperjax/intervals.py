@@ -28,3 +28,23 @@ def bound_mean(values: Sequence[float], groups: Sequence[str]) -> tuple[float, f
     means = sums[draws].sum(1) / counts[draws].sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+def interval_of_mean(
+    values: Sequence[float], level: float | None = 0.95
+) -> tuple[float, float, float]:
+    """Mean of independent values, and its confidence interval by Student's t.
+
+    Without a `level`: one standard error to either side. One value alone says nothing of its
+    spread: its interval is unbounded, (-inf, inf).
+    """
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, -math.inf, math.inf
+    variance = math.fsum((x - mean) ** 2 for x in values) / (len(values) - 1)
+    half = math.sqrt(variance / len(values))
+    if level is not None:
+        from scipy.special import stdtrit
+
+        half *= float(stdtrit(len(values) - 1, (1 + level) / 2))
+    return mean, mean - half, mean + half

@@ -1,0 +1,10 @@
+"""Names of the files in which a run records itself; light, so that readers wake nothing heavy."""
+
+METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
+"""Scalars per iteration: what the seed determines, and what the clock measured."""
+EVALUATIONS = "evaluations.jsonl"
+"""Counts per evaluation, split and task type, which the rates in `metrics.jsonl` leave out."""
+EPISODES = "episodes.jsonl"
+"""Chosen episodes turn by turn, and what subgoals were used for."""
+PROGRESS = "progress.json"
+"""What the run is doing now; replaced as it goes on."""
