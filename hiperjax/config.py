@@ -86,8 +86,8 @@ class ModelConfig:
 class PromptConfig:
     """What the model is shown."""
 
-    style: Literal["chat", "compact"] = "chat"
-    """chat: one user message for language models; compact: few words, for tiny models."""
+    style: str = "chat"
+    """chat (for language models), compact (few words, for tiny models), or an installed format."""
     history_length: int = 2
     """Past turns shown."""
     prompt_length: int = 2048

@@ -43,6 +43,40 @@ class Observation:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class CommandGroup:
+    """Commands that differ in their inside only; a brief prompt writes what they share once."""
+
+    opening: str
+    closing: str = ""
+    separator: str = " "
+    """what stands between their insides"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PromptHints:
+    """What a suite says of its world's language to prompt formats. By default all is shown.
+
+    A command meant here is one that equals, or begins with all the words of, what is named.
+    """
+
+    unlisted: tuple[str, ...] = ()
+    """Commands that no prompt lists, though the environment accepts them."""
+    minor: tuple[str, ...] = ()
+    """Commands that rarely matter: brief prompts do not list them either."""
+    groups: tuple[CommandGroup, ...] = ()
+    """Commands that brief prompts list together."""
+    banner: str = ""
+    """Regular expression (the dot matches line breaks) of what brief prompts leave out of texts."""
+    unstarred: tuple[str, ...] = ()
+    """Words of tasks that name nothing worth pointing out in observations and commands."""
+    phrases: tuple[str, ...] = ("go to", "arrive at", "pick up", "nothing happens")
+    """Runs of words that a tokenizer trained on the world makes one token."""
+
+
+NO_HINTS = PromptHints()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Blocks:
     """One parsed Plan-Execute reply: what is in force at this turn, and where it was written."""
 

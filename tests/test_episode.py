@@ -6,7 +6,8 @@ import pytest
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.demonstrations import demonstrate, list_texts, transcribe
 from hiperjax.acting.episode import EpisodeRecorder
-from hiperjax.acting.prompts import Prompter, make_renderer
+from hiperjax.acting.prompts import Prompter
+from hiperjax.acting.renderers import make_renderer
 from hiperjax.envs.base import Step
 from hiperjax.envs.registry import make_suite
 from hiperjax.models.tokenizers import train_tokenizer

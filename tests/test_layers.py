@@ -51,9 +51,15 @@ ABOVE: Mapping[str, set[str]] = {
 }
 """Rooms at the top, and what stands above each."""
 
-JAX_FREE = ("hiperjax.types", "hiperjax.envs", "hiperjax.acting.blocks", "hiperjax.acting.prompts")
+JAX_FREE = (
+    "hiperjax.types",
+    "hiperjax.envs",
+    "hiperjax.acting.blocks",
+    "hiperjax.acting.prompts",
+    "hiperjax.acting.renderers",
+)
 USES_JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "chex", "hiperjax_kernels"}
-TAG_FILES = ("hiperjax.acting.blocks", "hiperjax.acting.prompts")
+TAG_FILES = ("hiperjax.acting.blocks", "hiperjax.acting.renderers")
 EPISODE_FILE = "hiperjax.acting.episode"
 GROWN_THERE = {"Turn", "Trajectory"}
 TAGS = re.compile(r"</?(switch|subgoal|action)\b", re.IGNORECASE)

@@ -8,14 +8,8 @@ from hypothesis import strategies as st
 
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.demonstrations import demonstrate, list_texts, transcribe
-from hiperjax.acting.prompts import (
-    ChatRenderer,
-    CompactRenderer,
-    PastTurn,
-    Prompter,
-    PromptTooLong,
-    make_renderer,
-)
+from hiperjax.acting.prompts import Prompter, PromptTooLong
+from hiperjax.acting.renderers import ChatRenderer, CompactRenderer, PastTurn, make_renderer
 from hiperjax.envs.registry import make_suite
 from hiperjax.models.tokenizers import load_tokenizer, train_tokenizer
 from hiperjax.types import Observation
@@ -29,13 +23,13 @@ PAST = [PastTurn(i, f"room {i}", f"go to shelf {i}") for i in range(1, 6)]
 
 
 def compact_prompter(limit=200, history_length=1):
-    renderer = CompactRenderer(history_length=history_length)
+    renderer = CompactRenderer(history_length=history_length, hints=SUITE.hints)
     texts = (text for demo in DEMOS for text in list_texts(renderer, demo))
     return Prompter(renderer, train_tokenizer(texts, TAGS, phrases=renderer.phrases), limit)
 
 
 def test_chat_prompts_show_every_field_after_a_constant_prefix():
-    renderer = make_renderer("chat", role="You are a cook.", history_length=2)
+    renderer = make_renderer("chat", role="You are a cook.", history_length=2, hints=SUITE.hints)
     text = renderer.render(SEEN, PAST[:2], "find a mug")
     for part in (SEEN.text, SEEN.task, "find a mug", "'take mug 1'", "room 2", "go to shelf 2"):
         assert part in text
@@ -99,7 +93,7 @@ def test_trimming_cuts_the_end_of_the_observation_and_nothing_else(words, spare)
 
 
 def test_compact_prompts_star_the_words_of_the_task():
-    text = CompactRenderer().render(SEEN, [], "find mug")
+    text = CompactRenderer(hints=SUITE.hints).render(SEEN, [], "find mug")
     assert "now * mug 1" in text and "go to * shelf 1" in text and "take * mug 1" in text
 
 
@@ -114,7 +108,8 @@ def test_every_admissible_action_survives_the_compact_rendering(number, data):
 
 
 def test_identifiers_are_taken_apart_and_put_together():
-    renderer, offered = CompactRenderer(), ("click[soft3mug]", "click[64gb]")
+    renderer = CompactRenderer(hints=make_suite("webshop").hints)
+    offered = ("click[soft3mug]", "click[64gb]")
     seen = Observation("SOFT3MUG [SEP] soft mug", "find mug", offered)
     assert "soft 3 * mug soft * mug can click[ soft 3 * mug , 64gb" in renderer.render(seen, [], "")
     for action in offered:

@@ -7,7 +7,8 @@ import pytest
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.demonstrations import demonstrate, list_texts
 from hiperjax.acting.lanes import LaneShape, choose_bucket
-from hiperjax.acting.prompts import ChatRenderer, CompactRenderer, Prompter
+from hiperjax.acting.prompts import Prompter
+from hiperjax.acting.renderers import ChatRenderer, CompactRenderer
 from hiperjax.acting.rollout import Rollout
 from hiperjax.acting.sampler import advance, place, start
 from hiperjax.envs.registry import make_suite
@@ -19,7 +20,7 @@ from hiperjax.training.samples import render_trajectory
 from hiperjax.types import Ending
 
 SUITE = make_suite("household")
-RENDERER = CompactRenderer()
+RENDERER = CompactRenderer(hints=SUITE.hints)
 DEMOS = demonstrate(SUITE, SUITE.tasks("train")[:30], max_turns=16, seed=0, noise=0.2)
 TOKENIZER = train_tokenizer((t for d in DEMOS for t in list_texts(RENDERER, d)), TAGS)
 MODEL = TransformerConfig(
@@ -55,7 +56,7 @@ def assert_same_episodes(plain, other):
 
 def test_episodes_do_not_depend_on_the_shared_prefix():
     """Rules first, encoded once: the same replies as with whole prompts, and fewer token slots."""
-    chat = ChatRenderer(role=SUITE.role, history_length=1)
+    chat = ChatRenderer(role=SUITE.role, history_length=1, hints=SUITE.hints)
     prompter = Prompter(chat, TOKENIZER, 400)
     assert len(prompter.shared_prefix) > 50
     plain = collect(4, 12, 400, renderer=chat, shared=False)

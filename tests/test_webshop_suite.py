@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.demonstrations import demonstrate, list_texts
-from hiperjax.acting.prompts import Prompter, PromptStyle, PromptTooLong, make_renderer
+from hiperjax.acting.prompts import Prompter, PromptTooLong
+from hiperjax.acting.renderers import make_renderer
 from hiperjax.commands.terminal import play as play_in_terminal
 from hiperjax.envs import gym
 from hiperjax.envs.base import Step
@@ -228,8 +229,8 @@ def test_errands_last_several_turns_and_say_what_is_wanted(suite: WebShopSuite):
 
 
 @pytest.mark.parametrize("style", ["chat", "compact"])
-def test_a_cut_prompt_keeps_the_chosen_options(style: PromptStyle):
-    renderer = make_renderer(style, role=STRICT.role, history_length=2)
+def test_a_cut_prompt_keeps_the_chosen_options(style: str):
+    renderer = make_renderer(style, role=STRICT.role, history_length=2, hints=STRICT.hints)
     tasks = take_evenly(STRICT.tasks("train"), 20)
     demos = list(demonstrate(STRICT, tasks, max_turns=15, seed=0, noise=0.0))
     texts = [text for demo in demos for text in list_texts(renderer, demo)]

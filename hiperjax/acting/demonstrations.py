@@ -8,7 +8,8 @@ import numpy as np
 from hiperjax.acting.blocks import parse_reply, render_reply
 from hiperjax.acting.episode import EpisodeRecorder
 from hiperjax.acting.pieces import build_pieces
-from hiperjax.acting.prompts import PastTurn, Prompter, Renderer
+from hiperjax.acting.prompts import Prompter
+from hiperjax.acting.renderers import PastTurn, Renderer
 from hiperjax.envs.base import Decision, Step, Suite
 from hiperjax.types import Observation, Trajectory
 

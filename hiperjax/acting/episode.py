@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hiperjax.acting.prompts import PastTurn
+from hiperjax.acting.renderers import PastTurn
 from hiperjax.envs.base import Step, Suite
 from hiperjax.types import Blocks, Ending, Observation, Trajectory, Turn
 

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hiperjax.types import Observation
+from hiperjax.types import NO_HINTS, Observation, PromptHints
 
 
 class Step(NamedTuple):
@@ -73,6 +73,8 @@ class Suite(abc.ABC):
     name: str
     role: str
     """One sentence for the prompt: who the agent is in this world."""
+    hints: PromptHints = NO_HINTS
+    """What prompt formats should know of the world's language; by default they show everything."""
     splits: tuple[str, ...]
     max_turns: int
     """The usual turn limit, used where the run's config sets none."""

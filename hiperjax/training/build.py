@@ -9,7 +9,8 @@ from jax.sharding import AbstractMesh, Mesh
 
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.demonstrations import Demonstration, demonstrate, list_texts
-from hiperjax.acting.prompts import Prompter, Renderer, make_renderer
+from hiperjax.acting.prompts import Prompter
+from hiperjax.acting.renderers import Renderer, list_renderers, make_renderer
 from hiperjax.acting.rollout import Rollout
 from hiperjax.config import ConfigError, MeshConfig, RunConfig
 from hiperjax.distributed import mesh as meshes
@@ -55,7 +56,20 @@ def suite_options(config: RunConfig) -> dict[str, Any]:
 def make_run_renderer(config: RunConfig, suite: Suite) -> Renderer:
     """The renderer of the run's prompt style."""
     prompt = config.prompt
-    return make_renderer(prompt.style, role=suite.role, history_length=prompt.history_length)
+    return make_renderer(
+        prompt.style, role=suite.role, history_length=prompt.history_length, hints=suite.hints
+    )
+
+
+def check_style(config: RunConfig) -> None:
+    """Refuse a prompt format that is not there.
+
+    Raises:
+      ConfigError: names those that are.
+    """
+    style, known = config.prompt.style, list_renderers()
+    if style not in known:
+        raise ConfigError(f"prompt.style is {style!r}; expected one of {', '.join(known)}")
 
 
 def play_expert(
@@ -187,6 +201,7 @@ def check_checkpoint(folder: pathlib.Path, model: TransformerConfig) -> None:
 
 def build_components(config: RunConfig, folder: pathlib.Path | None = None) -> RunComponents:
     """Everything a run needs but its parameters; `folder` is an existing run's, if any."""
+    check_style(config)
     check_weights(config)
     suite = make_suite(config.env.suite, **suite_options(config))
     tokenizer = build_tokenizer(config, suite, folder)

@@ -20,16 +20,24 @@ from hiperjax.envs.alfworld.oracle import RealEnv
 from hiperjax.envs.alfworld.problem import TASK_TYPES
 from hiperjax.envs.alfworld.scenes import Dials
 from hiperjax.envs.base import Expert, Step, Suite, TextEnv
-from hiperjax.types import Observation
+from hiperjax.types import CommandGroup, Observation, PromptHints
 
 ENGINES = ("native", "real")
 ROLE = "You are an expert in a household: you walk through it and handle things to do a task."
+HINTS = PromptHints(
+    unlisted=("help",),
+    minor=("close", "examine", "inventory", "look"),
+    groups=(CommandGroup("go to "),),
+    banner=r"-=.*?=-|Your task is to:.*|Looking quickly around you, you see .*",
+    unstarred=("put",),
+)
 
 
 class GameSource(Suite):
     """A suite whose tasks are games."""
 
     role = ROLE
+    hints = HINTS
     reports_milestones = True
 
     def open_game(self, task_id: str) -> Game:
@@ -125,7 +133,7 @@ class HouseholdSuite(GameSource):
         self._task_types = _check_task_types(task_types)
         self._seed = seed
         self._search = search or ("onward" if tiny else "likely")
-        defaults = ("close", "examine", "help", "inventory", "look") if tiny else ()
+        defaults = (*HINTS.unlisted, *HINTS.minor) if tiny else ()
         self._hidden = defaults if hidden is None else tuple(hidden)
 
     def tasks(self, split: str) -> Sequence[str]:

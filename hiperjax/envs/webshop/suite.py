@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import re
 from collections.abc import Sequence
 
 from hiperjax.envs.base import Expert, Step, Suite, TextEnv
@@ -21,7 +22,7 @@ from hiperjax.envs.webshop.pages import (
 from hiperjax.envs.webshop.profiles import Profile, list_tasks, read_task_id
 from hiperjax.envs.webshop.reward import Reward, score_purchase
 from hiperjax.envs.webshop.shop import Shop
-from hiperjax.types import Observation
+from hiperjax.types import CommandGroup, Observation, PromptHints
 
 SEARCH_TEMPLATE = "search[<your query>]"
 """How the admissible list writes that any words may be searched for."""
@@ -35,6 +36,11 @@ class WebShopSuite(Suite):
     reports_milestones = True
     reports_scores = True
     role = "You are an autonomous shopper in the WebShop online store."
+    hints = PromptHints(
+        groups=(CommandGroup("click[", "]", " , "),),
+        banner=re.escape(SEPARATOR.strip()),
+        unstarred=("put",),
+    )
 
     def __init__(
         self,

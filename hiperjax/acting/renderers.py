@@ -1,0 +1,235 @@
+"""Prompt formats: what stands in a prompt, as text.
+
+Two formats. `chat` is for language models: one user message whose rules stand first and are the
+same at every turn of a world (the shared prefix). `compact` is for tiny models trained from random
+weights on a word-level tokenizer: the same fields, boiled down to a few dozen words. Field order
+follows HiPER (arXiv 2602.16165) but for the rules, which moved to the front.
+
+A renderer knows fields, and no world: what a world wants left out, listed together or stripped, it
+says through its suite's `PromptHints`. Another package adds a format by an entry point of the group
+`hiperjax.renderers`: a callable like `RendererFactory`.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import re
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from hiperjax.acting.blocks import KEEP_WORD, SWITCH_WORD, render_reply
+from hiperjax.types import NO_HINTS, Observation, PromptHints
+
+ENTRY_POINT_GROUP = "hiperjax.renderers"
+NO_SUBGOAL = "None"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PastTurn:
+    """One line of history."""
+
+    number: int
+    """1-based turn number"""
+    observation: str
+    action: str
+
+
+@runtime_checkable
+class Renderer(Protocol):
+    """What a prompt style must do; `prefix` is constant, `render` gives everything after it.
+
+    `phrases` are runs of words that a trained tokenizer makes one token; `separator` stands between
+    the blocks of a reply.
+    """
+
+    @property
+    def history_length(self) -> int: ...
+    @property
+    def separator(self) -> str: ...
+    @property
+    def phrases(self) -> tuple[str, ...]: ...
+    @property
+    def prefix(self) -> str: ...
+    def render(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str: ...
+    def render_action(self, action: str) -> str: ...
+    def render_subgoal(self, subgoal: str) -> str: ...
+    def restore_action(self, action: str, admissible: Sequence[str]) -> str: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatRenderer:
+    """The prompt for language models. `role` says who the agent is in this world."""
+
+    role: str
+    history_length: int = 2
+    hints: PromptHints = NO_HINTS
+    separator: str = "\n"
+    phrases: tuple[str, ...] = ()
+
+    @property
+    def prefix(self) -> str:
+        skeleton = render_reply(True, "a short-term subgoal", "one admissible action")
+        return (
+            f"{self.role}\n\n"
+            "You work towards the overall task through short-term subgoals. A subgoal is a small "
+            "objective that a few actions can reach: smaller than the whole task, larger than one "
+            "action. At every step reconsider it: keep it while it is unfinished and useful, "
+            "switch to another when it is done or does not help.\n\n"
+            "Answer with exactly three blocks in this order and no other text:\n"
+            f"1. {SWITCH_WORD} or {KEEP_WORD}. With no current subgoal, {SWITCH_WORD}.\n"
+            f"2. The subgoal in force: on {KEEP_WORD} the current subgoal copied word for word, "
+            f"on {SWITCH_WORD} a new one.\n"
+            "3. One action, copied word for word from the admissible actions.\n"
+            f"The form is:\n{skeleton}\n\n"
+        )
+
+    def render(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str:
+        parts = [f"Overall task: {observation.task}"]
+        if past:
+            lines = "\n".join(
+                f"[Observation {p.number}: '{p.observation}', Action {p.number}: '{p.action}']"
+                for p in past
+            )
+            parts.append(f"Steps taken so far: {past[-1].number}. The last {len(past)}:\n{lines}")
+        parts.append(f"Current observation: {observation.text}")
+        parts.append(f"Current subgoal: {subgoal or NO_SUBGOAL}")
+        shown = list_shown(observation.admissible, self.hints.unlisted)
+        actions = "\n ".join(f"'{a}'" for a in shown)
+        parts.append(f"Admissible actions: [{actions}]")
+        return "\n\n".join(parts)
+
+    def render_action(self, action: str) -> str:
+        return action
+
+    def render_subgoal(self, subgoal: str) -> str:
+        return subgoal
+
+    def restore_action(self, action: str, admissible: Sequence[str]) -> str:
+        return action
+
+
+_DROPPED = re.compile(r"\b(?:a|an|the|you|and|it|is|are|of|in|on|to|from|with|see|i)\b|[^\w\s|]")
+_IDENTIFIER = re.compile(r"\b([a-z]+)(\d+)([a-z]+)\b")
+"""Words around a number: shown apart, so that a new identifier is made of familiar tokens."""
+_COMMON = {"at", "two", "some", "them"}
+"""Words of a task that are not starred in any world."""
+
+
+@functools.lru_cache(maxsize=8192)
+def _squeeze(text: str, banner: str) -> str:
+    """Lower-case, drop banner, articles, prepositions and punctuation, take identifiers apart."""
+    bare = re.sub(banner, " ", text, flags=re.DOTALL) if banner else text
+    return " ".join(_IDENTIFIER.sub(r"\1 \2 \3", _DROPPED.sub(" ", bare.lower())).split())
+
+
+@functools.lru_cache(maxsize=8192)
+def _take_apart(action: str) -> str:
+    """Set brackets apart as words, take identifiers apart."""
+    apart = re.sub(r"([\[\]])", r" \1 ", action).lower()
+    return " ".join(_IDENTIFIER.sub(r"\1 \2 \3", apart).split())
+
+
+def _star(text: str, wanted: set[str]) -> str:
+    """Put a star before the words that are wanted."""
+    return " ".join(f"* {word}" if word in wanted else word for word in text.split())
+
+
+def list_shown(admissible: Sequence[str], unlisted: Sequence[str]) -> list[str]:
+    """All commands but those which equal, or begin with the words of, one that is `unlisted`."""
+    openings = tuple(f"{command} " for command in unlisted)
+    return [a for a in admissible if not f"{a} ".startswith(openings)]
+
+
+@dataclasses.dataclass(frozen=True)
+class CompactRenderer:
+    """The prompt for tiny models: the same fields in few words.
+
+    Commands that share a long-winded opening are listed under it once, and those that rarely matter
+    not at all, where the suite's hints say so. Words of the task are starred in the observation and
+    among the actions: a tiny transformer takes longest to learn to match a word with itself.
+    """
+
+    history_length: int = 1
+    hints: PromptHints = NO_HINTS
+    separator: str = ""
+    prefix: str = "task "
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        return self.hints.phrases
+
+    def render(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str:
+        task = self._shorten(observation.task)
+        parts = [task, "goal", subgoal or NO_SUBGOAL]
+        for turn in past:
+            parts += ["then", self._shorten(turn.observation)]
+            parts += ["act", self.render_action(turn.action)]
+        wanted = set(task.split()) - _COMMON - set(self.hints.unstarred)
+        now, can = self._shorten(observation.text), self._list(observation.admissible)
+        parts += ["now", _star(now, wanted), "can", _star(can, wanted)]
+        return " ".join(part for part in parts if part)
+
+    def _shorten(self, text: str) -> str:
+        return _squeeze(text, self.hints.banner)
+
+    def _list(self, admissible: Sequence[str]) -> str:
+        shown = list_shown(admissible, (*self.hints.unlisted, *self.hints.minor))
+        out: list[str] = []
+        for group in self.hints.groups:
+            opening, closing = group.opening, group.closing
+            members = [a for a in shown if a.startswith(opening) and a.endswith(closing)]
+            shown = [a for a in shown if a not in members]
+            inner = (self.render_action(a[len(opening) : len(a) - len(closing)]) for a in members)
+            if members:
+                out.append(opening.strip() + " " + group.separator.join(inner))
+        return " | ".join([*out, *map(self.render_action, shown)])
+
+    def render_action(self, action: str) -> str:
+        """Set brackets apart as words, take identifiers apart."""
+        return _take_apart(action)
+
+    def render_subgoal(self, subgoal: str) -> str:
+        """Drop articles and prepositions."""
+        return self._shorten(subgoal)
+
+    def restore_action(self, action: str, admissible: Sequence[str]) -> str:
+        """The admissible command whose rendering this is; else brackets are closed up again."""
+        for command in admissible:
+            if self.render_action(command) == action:
+                return command
+        return re.sub(r"\s*\[\s*(.*?)\s*\]", r"[\1]", action)
+
+
+class RendererFactory(Protocol):
+    """Makes the renderer of a format for one world."""
+
+    def __call__(self, *, role: str, history_length: int, hints: PromptHints) -> Renderer: ...
+
+
+def _make_compact(*, role: str, history_length: int, hints: PromptHints) -> Renderer:
+    return CompactRenderer(history_length=history_length, hints=hints)  # words are few: no role
+
+
+RENDERERS: Mapping[str, RendererFactory] = {"chat": ChatRenderer, "compact": _make_compact}
+
+
+def list_renderers() -> tuple[str, ...]:
+    """Every style `make_renderer` takes: our own, and those of installed packages."""
+    installed = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+    return tuple(dict.fromkeys((*RENDERERS, *(point.name for point in installed))))
+
+
+def make_renderer(
+    style: str, *, role: str, history_length: int, hints: PromptHints = NO_HINTS
+) -> Renderer:
+    """The renderer of a style, for a world with this role and these hints.
+
+    Raises:
+      ValueError: no style of that name.
+    """
+    factory = RENDERERS.get(style)
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=style):
+        factory = factory or point.load()
+    if factory is None:
+        raise ValueError(f"prompt style {style!r}; expected one of {', '.join(list_renderers())}")
+    return factory(role=role, history_length=history_length, hints=hints)
