@@ -147,6 +147,10 @@ def test_targets_choose_the_projections():
         ("qwen3-1.7b", 1.721),
         ("qwen3-4b", 4.022),
         ("qwen3-8b", 8.191),
+        ("smollm2-135m", 0.1345),
+        ("smollm2-360m", 0.3618),
+        ("smollm2-1.7b", 1.711),
+        ("llama-3.2-1b", 1.236),
     ],
 )
 def test_published_shapes_have_the_published_sizes(name, billions):

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from hiperjax.models.heads import init_heads
 from hiperjax.models.rope import RopeScaling
+from hiperjax.models.shapes import SHAPES
 from hiperjax.models.tensor_files import INDEX, SINGLE, find_tensors
 from hiperjax.models.transformer import (
     TransformerConfig,
@@ -36,6 +37,7 @@ CONFIGS = {
     "tied": QWEN2,
     "untied": dataclasses.replace(QWEN2, tie_embeddings=False),
     "qwen3": dataclasses.replace(QWEN2, qkv_bias=False, qk_norm=True, head_dim=6),
+    "llama": dataclasses.replace(QWEN2, qkv_bias=False, norm_eps=1e-5),
     "window": dataclasses.replace(QWEN2, sliding_window=3, windowed_layers=(1,)),
     "yarn": dataclasses.replace(QWEN2, rope_scaling=RopeScaling("yarn", 4.0, 64)),
 }
@@ -148,16 +150,54 @@ def test_folders_that_are_no_checkpoint_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "llama"}, "model_type 'llama'"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2'; expected one of .'qwen2', 'qwen3', 'llama'"),
         ({"vocab_size": None}, "no whole number for vocab_size"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"rope_scaling": {"rope_type": "longrope", "factor": 2}}, "rope_type 'longrope'"),
         ({"num_key_value_heads": 3}, "multiple"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "type yarn without factor"),
+        ({"rope_scaling": {"type": "linear"}}, "type linear without factor"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "without low_freq_factor, high"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4, "attn_factor": 2}}, "attn_factor 2"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4, "mscale": 1}}, "mscale 1"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4, "truncate": False}}, "truncate False"),
+        ({"layer_types": ["full_attention"]}, "1 layer_types for 2 layers"),
+        ({"layer_types": ["full_attention", "chunked_attention"]}, "chunked_attention"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "not in use"),
+        ({"model_type": "qwen3", "attention_bias": True}, "attention_bias is set"),
+        ({"model_type": "llama", "attention_bias": True}, "attention_bias is set; no llama"),
+        ({"model_type": "llama", "mlp_bias": True}, "mlp_bias is set"),
+        ({"model_type": "llama", "rope_interleaved": True}, "rope_interleaved is set"),
     ],
 )
 def test_configs_we_cannot_run_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         TransformerConfig.from_hf(QWEN2.to_hf() | change)
+
+
+def test_a_window_that_a_family_lacks_is_refused():
+    raw = dataclasses.replace(QWEN2, qkv_bias=False).to_hf()
+    TransformerConfig.from_hf(raw | {"sliding_window": None})
+    with pytest.raises(ValueError, match="sliding_window 4; no llama"):
+        TransformerConfig.from_hf(raw | {"sliding_window": 4})
+    with pytest.raises(ValueError, match="no published family"):
+        dataclasses.replace(CONFIGS["window"], qkv_bias=False).to_hf()
+
+
+def test_what_a_config_does_not_say_is_the_family_s():
+    raw = QWEN2.to_hf()
+    del raw["head_dim"]
+    assert TransformerConfig.from_hf(raw).head_dim == 4
+    assert TransformerConfig.from_hf(raw | {"model_type": "qwen3"}).head_dim == 128
+    assert TransformerConfig.from_hf(raw | {"model_type": "llama"}).head_dim == 4
+    assert TransformerConfig.from_hf(raw | {"hidden_act": "swish"}).head_dim == 4
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "llama-3.2-1b", "qwen2.5-0.5b", "qwen3-0.6b"])
+def test_published_shapes_go_out_and_come_back(name):
+    assert TransformerConfig.from_hf(SHAPES[name].to_hf()) == SHAPES[name]
 
 
 def test_both_spellings_of_rope_are_read():
@@ -187,76 +227,61 @@ def test_value_heads_lie_beside(tmp_path):
         load_heads(tmp_path, 6)
 
 
+SIZES = {
+    "vocab_size": 131,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.15,
+    "attn_implementation": "eager",
+    "tie_word_embeddings": False,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+ORACLES = {
+    "qwen2": ("Qwen2", {}),
+    "qwen2.5-tied": ("Qwen2", {"tie_word_embeddings": True, "rope_theta": 1e6}),
+    "qwen2.5-untied": ("Qwen2", {"rope_theta": 1e6}),
+    "qwen2-window": (
+        "Qwen2",
+        {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    ),
+    "qwen2-yarn": ("Qwen2", {"rope_scaling": YARN}),
+    "qwen2-yarn-attention": ("Qwen2", {"rope_scaling": YARN | {"attention_factor": 0.7}}),
+    "qwen2-linear": ("Qwen2", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
+    "qwen2-llama3": ("Qwen2", {"rope_scaling": LLAMA3}),
+    "qwen3-tied": ("Qwen3", {"head_dim": 16, "tie_word_embeddings": True, "rope_theta": 1e6}),
+    "qwen3-untied": ("Qwen3", {"head_dim": 16, "rope_theta": 1e6}),
+    "smollm2": ("Llama", {"tie_word_embeddings": True, "rope_theta": 1e5, "rms_norm_eps": 1e-5}),
+    "llama2": ("Llama", {"num_key_value_heads": 6}),
+    "llama3": ("Llama", {"head_dim": 12, "rope_theta": 5e5, "rope_scaling": LLAMA3}),
+}
+
+
 def _reference(name, folder):
     """A random tiny checkpoint written by transformers; returns the torch model."""
     torch = pytest.importorskip("torch", reason="compares with transformers on torch: absent")
-    from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+    import transformers
 
-    sizes = {
-        "vocab_size": 131,
-        "hidden_size": 48,
-        "intermediate_size": 80,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
-        "initializer_range": 0.15,
-        "attn_implementation": "eager",
-    }
+    family, extra = ORACLES[name]
     torch.manual_seed(0)
-    if name.startswith("qwen3"):
-        config = Qwen3Config(
-            **sizes, head_dim=16, tie_word_embeddings="tied" in name, rope_theta=1e6
-        )
-        model = Qwen3ForCausalLM(config)
-    else:
-        extra = {
-            "qwen2": {"tie_word_embeddings": False},
-            "qwen2.5-tied": {"tie_word_embeddings": True, "rope_theta": 1e6},
-            "qwen2.5-untied": {"tie_word_embeddings": False, "rope_theta": 1e6},
-            "qwen2-window": {
-                "use_sliding_window": True,
-                "sliding_window": 5,
-                "max_window_layers": 1,
-            },
-            "qwen2-yarn": {
-                "rope_scaling": {
-                    "rope_type": "yarn",
-                    "factor": 4.0,
-                    "original_max_position_embeddings": 64,
-                }
-            },
-            "qwen2-linear": {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
-            "qwen2-llama3": {
-                "rope_scaling": {
-                    "rope_type": "llama3",
-                    "factor": 8.0,
-                    "low_freq_factor": 1.0,
-                    "high_freq_factor": 4.0,
-                    "original_max_position_embeddings": 64,
-                }
-            },
-        }[name]
-        model = Qwen2ForCausalLM(Qwen2Config(**sizes, **extra))
+    config = getattr(transformers, f"{family}Config")(**SIZES | extra)
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
     with torch.no_grad():
         for parameter in model.parameters():  # zero biases and unit norms would hide faults
             parameter += 0.05 * torch.randn_like(parameter)
     model = model.eval()
     model.save_pretrained(folder, max_shard_size="60KB")
     return torch, model
-
-
-ORACLES = [
-    "qwen2",
-    "qwen2.5-tied",
-    "qwen2.5-untied",
-    "qwen2-window",
-    "qwen2-yarn",
-    "qwen2-linear",
-    "qwen2-llama3",
-    "qwen3-tied",
-    "qwen3-untied",
-]
 
 
 def _greedy(params, config, prompt, count):
