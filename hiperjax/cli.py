@@ -17,6 +17,7 @@ import tyro
 
 from hiperjax.config import ConfigError, MeshConfig, RunConfig
 from hiperjax.files import DamagedFile
+from hiperjax.models.errors import ModelError
 from hiperjax.presets import DEFAULT, PRESETS
 
 Positional = tyro.conf.Positional
@@ -268,7 +269,7 @@ def _run(command: str, args: Sequence[str]) -> int:
     """The command's exit code; whatever a user or a machine got wrong is one line."""
     try:
         return COMMANDS[command](args)
-    except (UsageError, ConfigError, DamagedFile) as error:
+    except (UsageError, ConfigError, ModelError, DamagedFile) as error:
         message, code = str(error), 2
     except OSError as error:
         theirs = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)

@@ -1,10 +1,14 @@
 """Tokenizers: round trips, single tokens, offsets, and the folder on disk."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import BPE, Unigram
+from transformers import PreTrainedTokenizerFast
 
 from hiperjax.models.tokenizers import (
     END_OF_TURN,
@@ -131,3 +135,44 @@ def test_the_qwen2_folder_loads_as_the_file_says(shared):
     message = [{"role": "user", "content": "hi"}]
     chat = loaded.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
     assert chat.endswith("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
+
+
+def _sentencepiece():
+    vocabulary = {"<unk>": 0, "</s>": 1, "\u2581": 2, "a": 3, "\u2581a": 4, "<0x0A>": 5}
+    return Tokenizer(BPE(vocabulary, [("\u2581", "a")], byte_fallback=True))
+
+
+def _unigram():
+    return Tokenizer(Unigram([("</s>", 0.0), ("a", -1.0)]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"), [(_sentencepiece, "token '\u2581"), (_unigram, "Unigram model; expected")]
+)
+def test_tokenizers_whose_bytes_are_not_known_are_refused(make, message, tmp_path):
+    saved = PreTrainedTokenizerFast(tokenizer_object=make(), eos_token="</s>")
+    saved.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"tokenizer {tmp_path}: {message}"):
+        load_tokenizer(tmp_path)
+
+
+def test_words_are_split_as_the_file_says_whatever_the_class(tmp_path):
+    """SmolLM2 calls itself GPT-2's class, which by itself would not split its digits."""
+    backend = Tokenizer(BPE({**{c: i for i, c in enumerate("\u0120123")}, "12": 4}, [("1", "2")]))
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, plain])
+    saved = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="3")
+    saved.save_pretrained(tmp_path)
+    described = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    described["tokenizer_class"] = "GPT2Tokenizer"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(described))
+    assert load_tokenizer(tmp_path).encode("12") == [1, 2]
+
+
+def test_a_damaged_tokenizer_is_named(tmp_path):
+    TRAINED.save_pretrained(tmp_path)
+    whole = (tmp_path / "tokenizer.json").read_text()
+    (tmp_path / "tokenizer.json").write_text(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_tokenizer(tmp_path)

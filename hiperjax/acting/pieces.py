@@ -8,15 +8,8 @@ import bisect
 from collections.abc import Sequence
 from typing import Any
 
+from hiperjax.models.byte_level import BYTES
 from hiperjax.types import Span
-
-
-def _byte_decoder() -> dict[str, int]:
-    """Inverse of the printable alphabet in which byte-level BPE writes its 256 bytes."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    table = {chr(b): b for b in printable}
-    extra = [b for b in range(256) if b not in set(printable)]
-    return table | {chr(256 + i): b for i, b in enumerate(extra)}
 
 
 def build_pieces(tokenizer: Any, size: int = 0) -> tuple[bytes, ...]:
@@ -27,7 +20,6 @@ def build_pieces(tokenizer: Any, size: int = 0) -> tuple[bytes, ...]:
     A word-level token is preceded by a blank unless it is an added token (a tag or a special
     token), so that concatenated pieces read like the decoded text.
     """
-    decoder = _byte_decoder()
     added = tokenizer.get_added_vocab()
     byte_level = type(tokenizer.backend_tokenizer.model).__name__ == "BPE"
     pieces = [b""] * max(len(tokenizer), size)
@@ -35,7 +27,7 @@ def build_pieces(tokenizer: Any, size: int = 0) -> tuple[bytes, ...]:
         if token in added:
             pieces[index] = token.encode()
         elif byte_level:
-            pieces[index] = bytes(decoder[c] for c in token)
+            pieces[index] = bytes(BYTES[c] for c in token)
         else:
             pieces[index] = b" " + token.encode()
     return tuple(pieces)

@@ -5,7 +5,6 @@ tokenizer folder.
 """
 
 import collections
-import json
 import pathlib
 from collections.abc import Iterable, Sequence
 
@@ -15,22 +14,21 @@ from jaxtyping import Int
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 from tokenizers import Regex as TokenizerRegex
 from tokenizers.models import WordLevel
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from hiperjax.models.byte_level import BYTES
 from hiperjax.models.errors import ModelError
 
 UNKNOWN, PAD, END_OF_TURN = "<unk>", "<pad>", "<end>"
 FILES = ("tokenizer.json", "tokenizer_config.json")
-GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
-"""Classes that take tokenizer.json as it is."""
 
 
 def load_tokenizer(folder: str | pathlib.Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a local folder, through `AutoTokenizer`; never asks the network.
+    """The tokenizer of a local folder, just as its tokenizer.json has it; never asks the network.
 
     Raises:
       FileNotFoundError: the folder, or a tokenizer in it, is absent.
-      ModelError: it has no fast tokenizer, or none of the special tokens a sampler needs.
+      ModelError: it is neither byte-level BPE nor word level, or says not what ends a turn.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
@@ -42,18 +40,36 @@ def load_tokenizer(folder: str | pathlib.Path) -> PreTrainedTokenizerFast:
         raise FileNotFoundError(
             f"{folder}: no {' and no '.join(missing)}; copy them from the checkpoint"
         )
-    described = json.loads((folder / FILES[1]).read_text()).get("tokenizer_class")
-    # Of a generic class AutoTokenizer would make the model's usual one, which splits other words.
-    kind = PreTrainedTokenizerFast if described in GENERIC else AutoTokenizer
-    tokenizer = kind.from_pretrained(folder, local_files_only=True)
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ModelError(
-            f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer; expected one that "
-            "reads tokenizer.json"
-        )
+    # Not AutoTokenizer: for some classes (GPT-2's) it makes the class's own way of splitting words,
+    # whatever tokenizer.json says (SmolLM2 splits digits first).
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare ones
+        raise ModelError(f"{folder}: its {' and '.join(FILES)} cannot be read: {error}") from error
+    check_alphabet(tokenizer)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{folder}: no eos_token in {FILES[1]}; name the token that ends a turn")
     return tokenizer
+
+
+def check_alphabet(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Refuse tokens whose bytes are not known: only byte-level BPE and word level say them.
+
+    SentencePiece writes blanks as `\u2581` and puts one before each text it is given.
+    """
+    kind = type(tokenizer.backend_tokenizer.model).__name__
+    if kind == "WordLevel":
+        return
+    where = f"tokenizer {tokenizer.name_or_path or '(in memory)'}"
+    if kind != "BPE":
+        raise ModelError(f"{where}: {kind} model; expected byte-level BPE or word level")
+    added = tokenizer.get_added_vocab()
+    for token in tokenizer.get_vocab():
+        if token not in added and not BYTES.keys() >= set(token):
+            raise ModelError(
+                f"{where}: token {token!r} is not written in bytes (SentencePiece?); expected "
+                "byte-level BPE, as of Qwen, SmolLM2 or Llama 3"
+            )
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> None:
