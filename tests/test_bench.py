@@ -58,7 +58,7 @@ def script(components, game):
     return transcribe(components.prompter, list(demos))
 
 
-def test_the_lock_step_rival_plays_our_episodes(components, game):
+def test_the_lock_step_baseline_plays_our_episodes(components, game):
     ours, theirs = game.play(components.rollout), game.play(lock_step(components.rollout))
     assert count_equal(ours.trajectories, theirs.trajectories) == len(game.tasks)
     assert theirs.stats.reply_tokens == ours.stats.reply_tokens
@@ -128,13 +128,13 @@ def test_a_script_with_longer_replies_than_the_limit_is_refused(components, scri
         follow(short, script)
 
 
-def test_the_padded_rival_has_our_gradient(components, game, script, capsys):
+def test_the_padded_baseline_has_our_gradient(components, game, script, capsys):
     episodes = game.play(follow(components.rollout, script)).trajectories
     ours = build_ours(components, resized_learner(components, 16, 1, 0), episodes)
     p = components.config.prompt
     rows = unpack(ours.batch, ours.prepared, p.prompt_length + p.reply_length)
-    rival = Padded(ours, rows, 4)
-    check_padded(ours, rows, rival)
+    baseline = Padded(ours, rows, 4)
+    check_padded(ours, rows, baseline)
     broken = rows._replace(advantage=rows.advantage + 1)
     with pytest.raises(SystemExit, match="different gradients"):
         check_padded(ours, broken, Padded(ours, broken, 4))

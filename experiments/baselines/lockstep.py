@@ -1,4 +1,4 @@
-"""The rival of the rollout: lock step and padding, as published systems collect.
+"""The baseline of the rollout: lock step and padding, as published systems collect.
 
 Same model, same tokens, same sampler, same keys; only the schedule differs. All episodes of a batch
 take their turns together: every prompt is padded to the prompt limit and prefilled whole, the batch
@@ -93,7 +93,7 @@ class LockStepLane(Lane[Any]):
 
 
 def lock_step(rollout: Rollout) -> Rollout:
-    """The rival that plays what `rollout` plays."""
+    """The baseline that plays what `rollout` plays."""
     prompter = WholePrompter(**{f.name: getattr(rollout.prompter, f.name)
                                 for f in dataclasses.fields(Prompter)})  # fmt: skip
     shape = dataclasses.replace(rollout.shape, slots=rollout.slots, prompt=prompter.limit)

@@ -1,4 +1,4 @@
-"""The rival of the update: a row a turn, padded to the longest allowed, logits everywhere.
+"""Baseline of the update: one row per turn, padded to the longest allowed, logits everywhere.
 
 The same weights, rows, loss and optimizer as ours; what differs is what published systems do: a
 frame of prompt limit and reply limit for every turn, `[N, L, V]` logits, XLA's own attention,
@@ -23,7 +23,7 @@ from hiperjax.types import PackedBatch
 
 
 class PaddedRows(NamedTuple):
-    """A row a turn, `L` tokens of which the first ones are real; a last, empty row is padding."""
+    """One row of `L` tokens per turn, real tokens first; the last row is empty, for padding."""
 
     tokens: Any
     reply_at: Any

@@ -1,4 +1,4 @@
-"""The rivals in torch: `transformers` with the same weights, as published systems use it.
+"""Baselines in torch: `transformers` with the same weights, as published systems use it.
 
 Importing this file needs torch; the benchmarks go without where it is not installed.
 """
@@ -33,7 +33,7 @@ class Generate:
         self.stop_ids, self.limit = stop_ids, reply
 
     def reply(self, prompts: Sequence[np.ndarray], *, temperature: float) -> list[np.ndarray]:
-        """One reply a prompt; temperature 0 is greedy."""
+        """One reply per prompt; temperature 0 is greedy."""
         width = max(map(len, prompts))
         tokens = torch.zeros((len(prompts), width), dtype=torch.long)
         mask = torch.zeros_like(tokens)

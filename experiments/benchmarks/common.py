@@ -179,11 +179,11 @@ def bare_rollout(components: RunComponents) -> Rollout:
 
 def rollout_by(rollout: Rollout, kind: type[Lane], **changes: Any) -> Rollout:
     """The same rollout whose lanes are of another kind; `changes` are attributes of it."""
-    rival = copy.copy(rollout)
-    rival.lane_kind = kind
+    baseline = copy.copy(rollout)
+    baseline.lane_kind = kind
     for name, value in changes.items():
-        setattr(rival, name, value)
-    return rival
+        setattr(baseline, name, value)
+    return baseline
 
 
 def pick_tasks(components: RunComponents, count: int, seed: int = 0) -> list[str]:

@@ -77,7 +77,7 @@ class Row:
     retraces: int
 
     def print(self, oracle: float) -> None:
-        """A line of the table; `oracle` is the loop's seconds a turn."""
+        """A line of the table; `oracle` is the loop's seconds per turn."""
         loop = oracle * self.turns
         print(
             f"{self.name:22} {self.turns:9,} {self.call * 1e6:11,.1f} {loop / self.call:7,.0f} "
@@ -88,7 +88,7 @@ class Row:
 
 
 HEADER = (
-    f"{'face':22} {'turns':>9} {'us a call':>11} {'ratio':>7} {'us inside':>11} {'ratio':>7} "
+    f"{'face':22} {'turns':>9} {'us per call':>11} {'ratio':>7} {'us inside':>11} {'ratio':>7} "
     f"{'MB':>8} {'x floor':>8} {'temp/input':>10} {'compile s':>9} {'retraces':>8}"
 )
 
@@ -163,7 +163,7 @@ def main() -> None:
         time_oracle()
     seconds = statistics.median(oracle)
     readings = ", ".join(f"{1e6 * x:.2f}" for x in oracle)
-    print(f"backend {jax.default_backend()}; loop oracle, us a turn: {readings}; median taken")
+    print(f"backend {jax.default_backend()}; loop oracle, us per turn: {readings}; median taken")
     print(HEADER)
     for row in rows:
         row.print(seconds)

@@ -72,7 +72,7 @@ TINY = "tiny"
 PUBLISHED, SMALL = "alfworld-qwen2.5-1.5b", "alfworld-small"
 """Presets that everything but the model's shape, the world and the sizes is taken from."""
 WORDS = 2000
-"""Entries of the byte-level BPE trained here; about a token a word, as Qwen's."""
+"""Entries of the byte-level BPE trained here; about one token per word, as Qwen's."""
 OFFICIAL_SECONDS, TARGET_SECONDS = 230.0, 60.0
 """An iteration of the published system on four GPUs (1.5B, 128 episodes); ours to be, on one."""
 

@@ -3,11 +3,11 @@
     python -m experiments.benchmarks.rollout [--slots 64] [--episodes 128] [--run RUN_FOLDER]
         [--width 4]
 
-All sides play with the same weights. The lock-step rival draws the same tokens from the same keys,
+All sides play with the same weights. The lock-step baseline draws the same tokens by the same keys,
 so its episodes must be ours, token by token; that is checked before anything is timed.
 `transformers` is given the prompts of those episodes, batched with left padding, in lock step.
 
-A dead slot-step is one that drew no token of a reply, at rest or without an episode; the tail is
+A dead slot-step is one that drew no token of a reply, idle or without an episode; the tail is
 when no more episodes wait. Policy: the preset's, after a short imitation of the scripted expert.
 """
 
@@ -108,7 +108,7 @@ def measure_growth(game: Game, rollout: Rollout, whole: int) -> list[list[Any]]:
 
 def main() -> int:
     """Print the tables; 1 where a target is missed."""
-    parser = argparse.ArgumentParser(description="Rollout against its rivals.")
+    parser = argparse.ArgumentParser(description="Rollout against its baselines.")
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--episodes", type=int, default=128)
     parser.add_argument("--shape", default="household-tiny", help="preset of the policy played")
@@ -147,7 +147,9 @@ def report(game: Game, ours: Rollout, args: argparse.Namespace) -> int:
             for name, r in (("ours", ours), ("lock step", theirs))}  # fmt: skip
     a, b = game.play(ours), game.play(theirs)
     equal = count_equal(a.trajectories, b.trajectories)
-    print(f"episodes equal to the lock-step rival's, token by token: {equal} of {len(game.tasks)}")
+    print(
+        f"episodes equal to the lock-step baseline's, token by token: {equal} of {len(game.tasks)}"
+    )
     if jax.default_backend() == "cpu" and equal < len(game.tasks):
         raise SystemExit("the two sides played different episodes: no ratio of them means anything")
     calls = {"ours": lambda: game.play(ours).stats and None,
@@ -168,7 +170,7 @@ def report(game: Game, ours: Rollout, args: argparse.Namespace) -> int:
     prompts = [len(x.prompt_ids) for t in a.trajectories for x in t.turns]
     print(
         f"success {np.mean([t.success for t in a.trajectories]):.2f}; means: "
-        f"{np.mean(lengths):.1f} turns an episode (longest {max(lengths)}), prompt "
+        f"{np.mean(lengths):.1f} turns per episode (longest {max(lengths)}), prompt "
         f"{np.mean(prompts):.0f} tokens (limit {ours.prompter.limit}), reply "
         f"{np.mean(replies):.1f} (limit {ours.shape.reply})"
     )
@@ -178,7 +180,7 @@ def report(game: Game, ours: Rollout, args: argparse.Namespace) -> int:
     tell_bound(a.stats, b.stats)
     if not args.no_growth:
         growth = measure_growth(game, ours, len(game.tasks))
-        print(format_table(("growth", "turns", "wall s", "CPU s", "CPU ms a turn"), growth))
+        print(format_table(("growth", "turns", "wall s", "CPU s", "CPU ms per turn"), growth))
     return _judge(times, dead)
 
 
@@ -197,14 +199,14 @@ def profile(game: Game, ours: Rollout) -> dict[str, float]:
          1e6 * seconds / slots[name] if name in slots else ""]
         for name, seconds in parts.items()
     ]  # fmt: skip
-    print(format_table(("ours, taken apart", "s", "share", "calls", "slots", "us a slot"), rows))
+    print(format_table(("ours, taken apart", "s", "share", "calls", "slots", "us per slot"), rows))
     dead = METER.dead_shares()
     print("dead slot-steps of ours:", {k: f"{v:.1%}" for k, v in dead.items()})
     return dead
 
 
 def tell_bound(ours: RolloutStats, theirs: RolloutStats) -> None:
-    """What a schedule alone could gain over the rival: its token slots for each useful one."""
+    """What a schedule alone could gain over the baseline: its token slots for each useful one."""
     useful = ours.prompt_tokens - ours.shared_tokens + ours.decode_tokens
     spent = theirs.prefill_slots + theirs.decode_slots
     own = ours.prefill_slots + ours.decode_slots
@@ -240,17 +242,17 @@ def make_generate(game: Game, ours: Rollout, episodes: Sequence[Trajectory]) -> 
         print(f"transformers generate: not measured ({error})")
         return None
     started = time.perf_counter()
-    rival = Generate(game.params, ours.config, stop_ids=ours.stop_ids, reply=ours.shape.reply)
+    baseline = Generate(game.params, ours.config, stop_ids=ours.stop_ids, reply=ours.shape.reply)
     first = [t.turns[0] for t in episodes[: ours.slots]]
     greedy = dataclasses.replace(game, tasks=game.tasks[: ours.slots], temperature=0.0)
     expected = [t.turns[0].response_ids for t in greedy.play(ours).trajectories]
-    found = rival.reply([turn.prompt_ids for turn in first], temperature=0.0)
+    found = baseline.reply([turn.prompt_ids for turn in first], temperature=0.0)
     same = sum(np.array_equal(x, y) for x, y in zip(expected, found, strict=True))
     print(f"greedy first replies equal to transformers': {same} of {len(first)} "
           f"(set-up {time.perf_counter() - started:.1f} s)")  # fmt: skip
     if same < 0.95 * len(first):
         raise SystemExit("transformers replies otherwise: not the same weights")
-    return lambda: rival.replay(episodes, batch=ours.slots, temperature=game.temperature)
+    return lambda: baseline.replay(episodes, batch=ours.slots, temperature=game.temperature)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 The rows are turns of a real rollout; the model has random weights (its size is an option, and the
 time does not depend on them). All sides have the same rows, loss, optimizer and number of steps,
 and a KL term to a reference, as the paper has. Before anything is timed, loss and gradient of one
-minibatch must agree. Of the rivals the micro-batch is the faster of ours and the whole minibatch.
+minibatch must agree. The baselines run with our micro-batches or with whole minibatches, whichever
+is faster.
 
 MFU: floating-point operations that the rows need, by the formula (no padding, logits at reply
 tokens only), over those of a large matrix product on this machine, measured here.
@@ -134,11 +135,11 @@ def largest_gap(ours: Params, theirs: Params) -> float:
 
 
 class Padded:
-    """The padded rival with rows in place."""
+    """The padded baseline with rows in place."""
 
     def __init__(self, ours: Ours, rows: PaddedRows, micro: int):
         learner = ours.learner
-        self.rival = PaddedUpdate(
+        self.padded = PaddedUpdate(
             learner.model,
             learner.optimizer,
             temperature=learner.temperature,
@@ -150,24 +151,24 @@ class Padded:
         self.reference = jax.tree.map(jnp.copy, ours.state.reference)  # ours are donated
         self.optimizer = learner.optimizer.init(self.params)
         self.order = jnp.asarray(
-            self.rival.split_into_minibatches(len(rows.tokens) - 1, int(ours.steps))
+            self.padded.split_into_minibatches(len(rows.tokens) - 1, int(ours.steps))
         )
 
     def step(self) -> Any:
         """Old log-probs, values, reference, update."""
-        old = self.rival.logprobs(self.params, self.rows)
-        values = self.rival.values(self.params, self.rows)
-        reference = self.rival.logprobs(self.reference, self.rows)
-        (self.params, self.optimizer), loss = self.rival.update(
+        old = self.padded.logprobs(self.params, self.rows)
+        values = self.padded.values(self.params, self.rows)
+        reference = self.padded.logprobs(self.reference, self.rows)
+        (self.params, self.optimizer), loss = self.padded.update(
             self.params, self.optimizer, self.rows, self.order
         )
         return old, values, reference, loss
 
 
-def check_padded(ours: Ours, rows: PaddedRows, rival: Padded) -> None:
+def check_padded(ours: Ours, rows: PaddedRows, baseline: Padded) -> None:
     """Refuse to time two sides that do not compute the same."""
-    index = jnp.asarray(rows_of_first(ours, rows, rival.rival.micro))
-    _, theirs = rival.rival.gradient(rival.params, rival.rows, index)
+    index = jnp.asarray(rows_of_first(ours, rows, baseline.padded.micro))
+    _, theirs = baseline.padded.gradient(baseline.params, baseline.rows, index)
     gap = largest_gap(our_gradient(ours), theirs)
     print(f"gradient of one minibatch, ours and padded: largest relative difference {gap:.1e}")
     if gap > (1e-3 if ours.learner.model.dtype == "float32" else 0.1):
@@ -175,20 +176,20 @@ def check_padded(ours: Ours, rows: PaddedRows, rival: Padded) -> None:
 
 
 def make_torch(ours: Ours, rows: PaddedRows, micro: int) -> Any:
-    """The torch rival, checked against our gradient; None without torch."""
+    """The torch baseline, checked against our gradient; None without torch."""
     try:
         from experiments.baselines.torch_baselines import TorchUpdate
     except ImportError as error:
         print(f"torch: not measured ({error})")
         return None
     p, learner = ours.learner.ppo, ours.learner
-    rival = TorchUpdate(
+    baseline = TorchUpdate(
         ours.state.policy, learner.model, rows, micro=micro, temperature=learner.temperature,
         learning_rate=p.learning_rate, beta2=p.beta2, weight_decay=p.weight_decay,
         grad_clip=p.grad_clip, **loss_options(learner),
     )  # fmt: skip
-    rival.gradient(rows_of_first(ours, rows, micro))
-    theirs = rival.model.model.embed_tokens.weight.grad.numpy()
+    baseline.gradient(rows_of_first(ours, rows, micro))
+    theirs = baseline.model.model.embed_tokens.weight.grad.numpy()
     own = np.asarray(our_gradient(ours)["embedding"])
     gap = float(np.abs(theirs - own).max() / np.abs(own).max())
     print(f"gradient of the embedding, ours and torch's: largest relative difference {gap:.1e}")
@@ -197,21 +198,21 @@ def make_torch(ours: Ours, rows: PaddedRows, micro: int) -> Any:
     order = Padded(ours, rows, micro).order
 
     def step() -> None:
-        rival.sweep()
-        rival.update(np.asarray(order))
+        baseline.sweep()
+        baseline.update(np.asarray(order))
 
     return step
 
 
-def temporaries(ours: Ours, rival: Padded) -> list[list[Any]]:
+def temporaries(ours: Ours, baseline: Padded) -> list[list[Any]]:
     """Largest temporaries and compile time of the two updates; forgets what is compiled."""
     jax.clear_caches()
     found = []
     for name, lower in (
         ("ours", lambda: Learner.update.lower(  # type: ignore[attr-defined]
             ours.learner, ours.state, ours.prepared, ours.order, ours.steps)),
-        ("padded", lambda: rival.rival.update.lower(
-            rival.params, rival.optimizer, rival.rows, rival.order)),
+        ("padded", lambda: baseline.padded.update.lower(
+            baseline.params, baseline.optimizer, baseline.rows, baseline.order)),
     ):  # fmt: skip
         started = time.perf_counter()
         compiled = lower().compile()
@@ -268,9 +269,9 @@ def report(
     shares = {"ours": ours.padding, "padded": pad, "torch": pad}
     table = [describe(n, t, times["ours"], ours, shares[n], peak) for n, t in times.items()]
     print(format_table(HEADER, table))
-    print(f"measured peak {peak / 1e9:.0f} GFLOP/s; rivals run {micros[best]} rows at once")
+    print(f"measured peak {peak / 1e9:.0f} GFLOP/s; baselines run {micros[best]} rows at once")
     if not args.no_growth:
-        print(format_table(("growth", "turns", "wall s", "CPU s", "CPU ms a turn"),
+        print(format_table(("growth", "turns", "wall s", "CPU s", "CPU ms per turn"),
                            measure_growth(components, learner, episodes)))  # fmt: skip
     print(format_table(("update program", "temporaries MB", "compile s"),
                        temporaries(ours, padded[best])))  # fmt: skip
@@ -307,7 +308,7 @@ def judge(times: dict[str, Timing], padding: float) -> int:
 
 def main() -> int:
     """Print the tables; 1 where a target is missed."""
-    parser = argparse.ArgumentParser(description="Score and update against their rivals.")
+    parser = argparse.ArgumentParser(description="Score and update against their baselines.")
     parser.add_argument("--episodes", type=int, default=64)
     parser.add_argument("--preset", default="household-tiny")
     parser.add_argument("--run", type=pathlib.Path, help="a trained run instead of imitation")

@@ -2,7 +2,7 @@
 
     python -m experiments.studies.estimators RUN_FOLDER [--batches 3] [--save FILE.npz]
 
-Restores a run's policy and critic, collects fresh batches with groups of episodes a task, and
+Restores a run's policy and critic, collects fresh batches with groups of episodes per task, and
 prints the lab's table. `--save` keeps the batches' scalars (rewards, values, boundaries: no text).
 """
 

@@ -19,7 +19,7 @@ from hiperjax.intervals import wilson_interval
 def play_split(
     suite: Suite, split: str, *, limit: int, noise: float, seed: int, count: int | None = None
 ) -> tuple[dict[str, list[int | None]], float]:
-    """By task type, the length of each episode (None where it failed); and turns a segment."""
+    """By task type, the length of each episode (None where it failed); and turns per segment."""
     env, expert = suite.make_env(), suite.make_expert(seed, noise)
     lengths: dict[str, list[int | None]] = collections.defaultdict(list)
     turns = segments = 0
@@ -40,7 +40,7 @@ def play_split(
 
 
 def format_table(lengths: dict[str, list[int | None]]) -> str:
-    """One line a task type: solved, rate with 95 % interval, turns of solved episodes."""
+    """One line per task type: solved, rate with 95 % interval, turns of solved episodes."""
     everything = [length for group in lengths.values() for length in group]
     lines = [f"{'task type':<34}{'solved':>10}  rate [95 % interval]     turns mean, median, most"]
     for name, group in [*sorted(lengths.items()), ("all", everything)]:
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="tiny", help="of generated games")
     parser.add_argument("--dialect", choices=DIALECTS, help="of official games")
     parser.add_argument("--split", default="seen")
-    parser.add_argument("--limit", type=int, default=50, help="turns an episode")
+    parser.add_argument("--limit", type=int, default=50, help="turns per episode")
     parser.add_argument("--noise", type=float, default=0.0, help="share of random commands")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, help="only the first so many tasks")
@@ -76,7 +76,7 @@ def main() -> None:
         f" sorted order, limit {args.limit} turns, noise {args.noise:g}, seed {args.seed}"
     )
     print(format_table(lengths))
-    print(f"turns a segment: {segment:.2f}")
+    print(f"turns per segment: {segment:.2f}")
 
 
 if __name__ == "__main__":

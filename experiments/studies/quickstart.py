@@ -74,7 +74,7 @@ def summarize(run: pathlib.Path, split: str = "unseen") -> dict[str, float | Non
 
 
 def print_table(study: Study) -> None:
-    """One row a run, in Markdown."""
+    """One row per run, in Markdown."""
     names = ("start", "best", "end", "end3", "to_target", "total", "switch", "segment", "malformed")
     print("| run | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
     for estimator in study.estimators:

@@ -50,8 +50,8 @@ def verify_alfworld(
         transcripts: games recorded on the real engine, to be replayed.
         walkthroughs: also play every game's own walkthrough, which must win.
         live: also play so many random games side by side with the real engine.
-        live_steps: random commands a live game.
-        seed: of the live commands and of the choice of live games.
+        live_steps: random commands per live game.
+        seed: seed of the live commands and of the choice of live games.
     """
     if transcripts is None and not walkthroughs and not live:
         raise ValueError("nothing to verify: give transcripts, walkthroughs or live games")

@@ -34,7 +34,7 @@ def arrange(
         if t in turns:
             raise ValueError(
                 f"trajectory {name!r}, turn {t}: rows {turns[t]} and {row} share it; expected one "
-                "row a turn (was a batch padded with copies?)"
+                "row per turn (was a batch padded with copies?)"
             )
         turns[t] = row
     for name, turns in slots.items():

@@ -1,7 +1,7 @@
 """Replay recorded outputs of the official HAE through the public pipeline.
 
 Format: an object with `examples`, or a bare list, of `{name?, config, input, expected}`. `input`
-holds columns over rows (one row a turn, any order): traj, turn, rewards, switch, dones, v_low,
+holds columns over rows (one row per turn, any order): traj, turn, rewards, switch, dones, v_low,
 v_high, v_term, valid, subgoal_tokens, switch_block_present. `expected` holds adv_* (null where the
 block is absent), ret_* and shaped_reward, by row.
 """

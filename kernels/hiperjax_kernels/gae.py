@@ -1,4 +1,4 @@
-"""Generalized Advantage Estimation (Schulman et al., arXiv 1506.02438) without hierarchy.
+"""Generalized Advantage Estimation (Schulman et al., arXiv 1506.02438), without hierarchy.
 
     delta_t = r_t + g_t V_{t+1} - V_t
     A_t     = delta_t + g_t lambda A_{t+1}        R_t = A_t + V_t

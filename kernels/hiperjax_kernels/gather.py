@@ -13,7 +13,7 @@ ONE_HOT_UP_TO = 4096
 """Rows of a table up to which its gradient is a product; beyond, a scatter."""
 
 
-def take_rows(table: Float[Array, "V D"], rows: Int[Array, "*places"]) -> Float[Array, "*places D"]:
+def take_rows(table: Float[Array, "V D"], rows: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
     """Rows of a table: an embedding."""
     if table.shape[0] > ONE_HOT_UP_TO:
         return table[rows]
@@ -23,7 +23,7 @@ def take_rows(table: Float[Array, "V D"], rows: Int[Array, "*places"]) -> Float[
 
 @jax.custom_vjp
 def take_along(x: Float[Array, "s C D"], at: Int[Array, "s Q"]) -> Float[Array, "s Q D"]:
-    """Vectors of each sequence at its own places, which lie in `[0, C)`."""
+    """Vectors of each sequence at its own positions, which lie in `[0, C)`."""
     return jnp.take_along_axis(x, at[..., None], axis=1)
 
 

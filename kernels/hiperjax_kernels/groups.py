@@ -1,4 +1,4 @@
-"""Estimators without a critic: an episode is judged against others of the same task.
+"""Estimators without a critic: an episode is compared with others of the same task.
 
 Every function is of arrays `[B, T]` (turns) or `[B]` (episodes), in fixed shapes under `jit`; ids
 may be any integers. Statistics are sums over sets of equal id, two passes in the dtype of the data,
@@ -113,9 +113,10 @@ def grpo(
 ) -> Float[Array, "B T"]:
     """GRPO (arXiv 2402.03300): A = (R - mean) / (std + 1e-6) within the task, R the episode return.
 
-    `over="turns"` is what agent papers run: an episode counts once a *turn*, so the baseline leans
-    toward long episodes, mostly failures. `over="episodes"` is the textbook form. Without `std` it
-    is the advantage of Dr. GRPO (arXiv 2503.20783), whose other half is a loss over a constant.
+    `over="turns"` is what agent papers run: an episode counts once per *turn*, so the baseline
+    leans toward long episodes, mostly failures. `over="episodes"` is the textbook form. Without
+    `std` it is the advantage of Dr. GRPO (arXiv 2503.20783), whose other half is a loss over a
+    constant.
 
     Args:
       penalty: taken off the score of single turns (malformed replies), after everything else.
@@ -161,7 +162,7 @@ def rloo(
 def whiten_weighted(
     x: Float[Array, "B T"], weight: Float[Array, "B T"], *, ddof: int = 1, eps: float = 1e-8
 ) -> Float[Array, "B T"]:
-    """(x - mean) / sqrt(var + eps) with weights that count (tokens a turn); 0 at weight 0."""
+    """(x - mean) / sqrt(var + eps) with weights that count (tokens per turn); 0 at weight 0."""
     total = jnp.maximum(weight.sum(), 1)
     x = jnp.where(weight > 0, x, 0)
     mean = (weight * x).sum() / total
@@ -182,7 +183,7 @@ def reinforce_pp(
     """REINFORCE++ (arXiv 2501.03262): the return, whitened over the batch; no groups, no critic.
 
     As run by agent papers every turn carries the whole episode's return and the statistics weigh
-    turns by their tokens. `per_turn_return` takes the return-to-go and one vote a turn instead.
+    turns by their tokens. `per_turn_return` takes the return-to-go and weighs all turns alike.
     """
     if per_turn_return:
         returns = discounted_returns(reward, mask, gamma)

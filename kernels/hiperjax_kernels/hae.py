@@ -1,8 +1,9 @@
 """Hierarchical Advantage Estimation: one trajectory, three streams, linear reverse recurrences.
 
-Three advantages a turn: `low` for the action, `high` for the subgoal (at boundaries), `term` for
-the decision to switch. A boundary is the first turn of a segment, a segment a maximal run of turns
-under one subgoal.
+Use it where a policy speaks in two voices: a planner that keeps or switches a subgoal, and an
+executor that acts under it. Each turn gets three advantages: `low` for the action, `high` for the
+subgoal (at boundaries), `term` for the decision to switch. A boundary is the first turn of a
+segment, a segment a maximal run of turns under one subgoal.
 
 The recursion, for a turn t whose successor t+1 is live, with g_t the discount and r_t the reward:
 
@@ -11,7 +12,7 @@ The recursion, for a turn t whose successor t+1 is live, with g_t the discount a
     W_t =            boundary_{t+1} ? V_high_{t+1} + lambda_boundary A_high_{t+1}
                                     : V_low_{t+1} + lambda_turn A_low_{t+1}
 
-    R_high_t = G_t + lambda_segment  D_t        A_high_t = R_high_t - V_high_t
+    R_high_t = G_t + lambda_segment  D_t        A_high_t = R_high_t - V_high_t    (boundaries only)
     R_term_t = G_t + lambda_boundary D_t        A_term_t = R_term_t - V_term_t
     R_low_t  = r_t + g_t W_t                    A_low_t  = R_low_t  - V_low_t
 

@@ -1,9 +1,9 @@
 """Log-prob and entropy of chosen tokens from hidden states, without ever holding `[n, V]` logits.
 
-The vocabulary is met in chunks: the forward pass keeps a running log-sum-exp and a running mean
+The vocabulary is read in chunks: the forward pass keeps a running log-sum-exp and a running mean
 logit, the backward pass computes each chunk's logits again. What is kept between the two is one
-float a position. With the whole vocabulary in one chunk (small models) it is the plain computation,
-fused. Axes: `n` positions, `D` hidden size, `V` vocabulary.
+float per position. With the whole vocabulary in one chunk (small models) it is the plain
+computation, fused. Axes: `n` positions, `D` hidden size, `V` vocabulary.
 
     l_v  = h . w_v / temperature          lse = log sum_v exp l_v
     logprob = l_token - lse               entropy = lse - sum_v p_v l_v

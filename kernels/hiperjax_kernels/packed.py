@@ -7,7 +7,7 @@ last turn, so nothing is padded to the longest episode.
 Two ways to solve them, same signature and same results to rounding: `hae_packed_scan` steps through
 the turns, `hae_packed_associative` composes them in a tree. `hae_packed` takes the scan on CPU,
 the faster of the two but for a tie near 100,000 turns (`experiments/benchmarks/hae.py`), and the
-twin on accelerators, where a step of a loop costs a launch.
+twin on accelerators, where every step of a loop is a kernel launch.
 """
 
 from collections.abc import Callable

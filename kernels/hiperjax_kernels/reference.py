@@ -1,7 +1,7 @@
 """The estimators as plain numpy loops, one trajectory, segment and turn at a time.
 
-The oracle of tests and benchmarks: written segment by segment as the method is told, not as the
-kernels compute it, and slow on purpose.
+The oracle of tests and benchmarks: written segment by segment, as the paper describes the method
+and not as the kernels compute it, and slow on purpose.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ def hae_reference(
 ) -> dict[str, np.ndarray]:
     """HAE of a batch `[B, T]`: the fields of `HaeOutputs`, in the precision of `inputs.reward`.
 
-    `ret_high` off the boundaries is what a turn would get if its segment began there.
+    `ret_high` off the boundaries is the return of a turn if its segment began there.
     """
     reward = np.asarray(inputs.reward)
     fields = {name: np.asarray(getattr(inputs, name)) for name in HaeInputs._fields}

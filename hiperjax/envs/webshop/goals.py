@@ -1,7 +1,7 @@
 """Tasks of the shop: what to buy, with which options, below which price.
 
 Everything drawn by chance comes from Python's generator in the order of the original: actual
-prices of products with a range, then one price cap a product (or human instruction), then, from
+prices of products with a range, then one price cap per product (or human instruction), then, from
 the same seed anew, the shuffle. So a seed fixes the goals and their order to the letter.
 
 Goals are kept as numbers and written out on demand: a large catalogue has millions of them.

@@ -1,4 +1,4 @@
-"""The immutable part of the world, built once a process and shared by all its sessions."""
+"""The immutable part of the world, built once per process and shared by all its sessions."""
 
 import dataclasses
 import functools
