@@ -143,19 +143,28 @@ SUITES: dict[str, Callable[[argparse.Namespace], bool]] = {"alfworld": bench_alf
 """WebShop's benchmark, with options of its own, is `experiments.benchmarks.webshop`."""
 
 
-def main() -> int:
-    """Run the benchmarks named on the command line; `webshop ...` is bench_webshop's."""
-    if sys.argv[1:2] == ["webshop"]:
-        return bench_webshop.main(sys.argv[2:])
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; what follows `webshop` is that benchmark's own."""
+    words = sys.argv[1:] if words is None else words
+    if list(words[:1]) == ["webshop"]:
+        return bench_webshop.parse_args(words[1:])
     parser = argparse.ArgumentParser(
         prog="python -m experiments.benchmarks.envs", description=__doc__
     )
     parser.add_argument("suite", nargs="?", default="alfworld", choices=sorted(SUITES))
     parser.add_argument("--games", type=Path, help="folder of official games")
     parser.add_argument("--real", action="store_true", help="also measure the real engine")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     if args.real and not args.games:
         parser.error("--real needs --games: the real engine plays files")
+    return args
+
+
+def main() -> int:
+    """Run the benchmarks named on the command line; 0 if every target was met."""
+    if sys.argv[1:2] == ["webshop"]:
+        return bench_webshop.main(sys.argv[2:])
+    args = parse_args()
     return 0 if SUITES[args.suite](args) else 1
 
 

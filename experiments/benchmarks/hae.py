@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -135,12 +135,17 @@ def measure(name: str, face: Callable, args: tuple, repeats: int) -> Row:
     )
 
 
-def main() -> None:
-    """Print the table."""
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, nargs="+", default=[6400, 100_000, 1_000_000])
     parser.add_argument("--repeats", type=int, default=30)
-    chosen = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Print the table."""
+    chosen = parse_args()
     small = make_inputs(min(chosen.turns[0], 6400))
     oracle = []
 

@@ -106,8 +106,8 @@ def measure_growth(game: Game, rollout: Rollout, whole: int) -> list[list[Any]]:
     return rows
 
 
-def main() -> int:
-    """Print the tables; 1 where a target is missed."""
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Rollout against its baselines.")
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--episodes", type=int, default=128)
@@ -123,7 +123,12 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--no-growth", action="store_true")
-    args = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> int:
+    """Print the tables; 1 where a target is missed."""
+    args = parse_args()
     print("machine:", describe_machine())
     components, policy = prepare(
         args.run,

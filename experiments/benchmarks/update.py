@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import pathlib
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -306,8 +307,8 @@ def judge(times: dict[str, Timing], padding: float) -> int:
     return int(any("MISSED" in line for line in lines))
 
 
-def main() -> int:
-    """Print the tables; 1 where a target is missed."""
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Score and update against their baselines.")
     parser.add_argument("--episodes", type=int, default=64)
     parser.add_argument("--preset", default="household-tiny")
@@ -319,7 +320,12 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--no-growth", action="store_true")
-    args = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> int:
+    """Print the tables; 1 where a target is missed."""
+    args = parse_args()
     print("machine:", describe_machine())
     components, policy = prepare(
         args.run,

@@ -143,8 +143,8 @@ def bench_growth(count: int) -> None:
             )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 0 if every target was met."""
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.benchmarks.envs webshop",
         description=__doc__,
@@ -153,7 +153,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder of the official files")
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--growth", type=int, default=100_000, help="products; 0 leaves it out")
-    options = parser.parse_args(argv)
+    return parser.parse_args(words)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; 0 if every target was met."""
+    options = parse_args(argv)
     if options.data:
         met = bench_suite(str(options.data), f"official files in {options.data}", options.episodes)
     else:

@@ -9,6 +9,7 @@ prints the lab's table. `--save` keeps the batches' scalars (rewards, values, bo
 import argparse
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -87,14 +88,19 @@ def tabulate(inputs: CreditInputs, **options: Any) -> dict[str, dict[str, float]
     return table
 
 
-def main() -> None:
-    """Record, save, print."""
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--batches", type=int, default=3)
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--save", type=pathlib.Path)
-    chosen = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Record, save, print."""
+    chosen = parse_args()
     batches = record_batches(chosen.folder, batches=chosen.batches, group_size=chosen.group_size)
     inputs = stack(batches)
     if chosen.save:

@@ -7,6 +7,7 @@ python -m experiments.studies.expert_alfworld --size tiny --split unseen --noise
 import argparse
 import collections
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from hiperjax.envs.alfworld.problem import DIALECTS
@@ -52,8 +53,8 @@ def format_table(lengths: dict[str, list[int | None]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Print the table, and what it was measured on."""
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--games", type=Path, help="folder of official games; none: generated")
     parser.add_argument("--size", choices=SIZES, default="tiny", help="of generated games")
@@ -63,7 +64,12 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.0, help="share of random commands")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, help="only the first so many tasks")
-    args = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Print the table, and what it was measured on."""
+    args = parse_args()
     if args.games:
         suite = make_suite("alfworld", games=args.games, dialect=args.dialect)
     else:

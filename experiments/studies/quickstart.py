@@ -10,6 +10,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import tyro
 
@@ -87,6 +88,11 @@ def print_table(study: Study) -> None:
             print(f"| {estimator}, seed {seed} | " + " | ".join(cells) + " |")
 
 
+def parse_args(words: Sequence[str] | None = None) -> Study:
+    """The command line."""
+    return tyro.cli(Study, args=words)
+
+
 def main(study: Study) -> None:
     """Train what is missing, then print the table."""
     if not study.table_only:
@@ -95,4 +101,4 @@ def main(study: Study) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Study))
+    main(parse_args())
