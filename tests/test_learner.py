@@ -237,22 +237,48 @@ def test_advantages_stand_on_their_own_blocks_only():
     assert (advantage[~mask] == 0).all()
 
 
-@pytest.mark.parametrize("kind", ["features", "shared", "separate"])
-def test_packing_padding_and_micro_batches_change_nothing(kind):
-    """One step over the whole batch is the same however it is laid out."""
+COEFFICIENTS = [f.name for f in dataclasses.fields(PpoConfig) if f.name.endswith("_coefficient")]
+LAYOUTS = [(3, 48, 8, 0), (1, 16, 24, 8), (4, 96, 32, 8)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "coefficient", "layouts"),
+    [("features", None, LAYOUTS), ("shared", None, LAYOUTS[:2]), ("separate", None, LAYOUTS[:2])]
+    + [("features", name, LAYOUTS[:2]) for name in COEFFICIENTS],
+)
+def test_packing_padding_and_micro_batches_change_nothing(kind, coefficient, layouts):
+    """One step over the whole batch is the same however it is laid out, whatever is in the loss."""
     results = []
-    layouts = [(3, 48, 8, 0), (1, 16, 24, 8), (4, 96, 32, 8)]
-    for per_sequence, length, capacity, micro in layouts if kind == "features" else layouts[:2]:
-        learner = make_learner(kind, micro_sequences=micro, minibatch_sequences=capacity)
+    terms = {} if coefficient is None else {coefficient: 1.0}
+    for per_sequence, length, capacity, micro in layouts:
+        learner = make_learner(kind, micro_sequences=micro, minibatch_sequences=capacity, **terms)
         batch, final = packed(
             per_sequence=per_sequence, length=length, capacity=capacity, multiple=capacity
         )
-        state, metrics = learner.learn(fresh(learner), batch, final, key=jax.random.key(3))
+        state = fresh(learner)
+        if state.reference is not None:  # where it equals the policy its term has no gradient
+            state = state._replace(reference=jax.tree.map(lambda x: 0.7 * x, state.reference))
+        state, metrics = learner.learn(state, batch, final, key=jax.random.key(3))
         results.append((state.policy, metrics))
     for policy, metrics in results[1:]:
         chex.assert_trees_all_close(policy, results[0][0], atol=3e-5)
-        for name in ("policy_loss", "advantage_std_low", "grad_norm", "entropy"):
-            np.testing.assert_allclose(metrics[name], results[0][1][name], rtol=2e-3, atol=1e-5)
+        losses = {name for name in metrics if "loss" in name or name in ("kl_old", "kl_reference")}
+        for name in ("advantage_std_low", "grad_norm", "entropy", *losses):
+            expected = results[0][1][name]
+            np.testing.assert_allclose(metrics[name], expected, rtol=2e-3, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("coefficient", COEFFICIENTS)
+def test_every_coefficient_moves_the_policy(coefficient):
+    """So that the test above tests it."""
+    norms = []
+    for value in (0.0, 1.0):
+        learner = make_learner(**{coefficient: value})
+        _, _, state, prepared, _, _ = assigned(learner)
+        prepared = prepared._replace(ref_logprobs=prepared.ref_logprobs - 0.5)
+        order = np.arange(8, dtype=np.int32)[None]
+        norms.append(float(learner.update(state, prepared, order, np.int32(1))[1]["grad_norm"]))
+    assert abs(norms[1] / norms[0] - 1) > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["features", "separate"])

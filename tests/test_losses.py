@@ -7,6 +7,7 @@ import numpy as np
 from hiperjax.learning.losses import (
     LossInputs,
     ppo_loss,
+    switch_probability,
     switch_rate_loss,
     value_loss,
 )
@@ -111,11 +112,21 @@ def test_switch_rate_is_pulled_to_its_target():
     switched = jnp.array([False, True, True])
     counted = jnp.array([True, True, False])
 
-    def loss(x, target):
-        return switch_rate_loss(x, tokens, switched, counted, target)
+    def found(x, target, rows=slice(None), mean=0.2):
+        return switch_rate_loss(
+            x[rows], tokens[rows], switched[rows], counted[rows],
+            jnp.float32(2), jnp.float32(mean), target=target,
+        )  # fmt: skip
 
-    np.testing.assert_allclose(loss(logprobs, 0.2), 0.0, atol=1e-12)
-    np.testing.assert_allclose(loss(logprobs, 0.5), 0.09, rtol=1e-5)
-    grad = jax.grad(loss)(logprobs, 0.5)
+    def squared(x):
+        return (switch_probability(x, tokens, switched)[:2].mean() - 0.5) ** 2
+
+    assert found(logprobs, 0.2).metrics["switch_rate_loss"] == 0.0
+    np.testing.assert_allclose(found(logprobs, 0.5).metrics["switch_rate_loss"], 0.09, rtol=1e-5)
+    grad = jax.grad(lambda x: found(x, 0.5).loss)(logprobs)
+    np.testing.assert_allclose(grad, jax.grad(squared)(logprobs), rtol=1e-5, atol=1e-7)
     assert grad[0, 0] > 0 > grad[1, 0], "less KEEP, more SWITCH"
-    assert grad[2, 0] == 0 and (grad[:, 1] == 0).all()
+    parts = [found(logprobs, 0.5, slice(i, i + 1)) for i in range(3)]
+    total = jax.tree.map(lambda *x: sum(x), *parts)
+    np.testing.assert_allclose(total.metrics["switch_rate_loss"], 0.09, rtol=1e-5)
+    np.testing.assert_allclose(total.loss, found(logprobs, 0.5).loss, rtol=1e-5)

@@ -272,7 +272,7 @@ class Learner:
                 advantage=part.advantage,
                 mask=part.loss_mask,
             ),
-            counts[0],
+            counts.tokens,
             clip=p.clip,
             dual_clip=p.dual_clip,
             kl_coefficient=p.kl_coefficient,
@@ -281,10 +281,16 @@ class Learner:
         loss, metrics = out.loss, dict(out.metrics)
         if p.switch_rate_coefficient:
             rate = switch_rate_loss(
-                logprobs, part.switch_tokens, part.switched, part.chose, p.switch_rate_target
+                logprobs,
+                part.switch_tokens,
+                part.switched,
+                part.chose,
+                counts.choices,
+                counts.switch_rate,
+                target=p.switch_rate_target,
             )
-            metrics["switch_rate_loss"] = rate * counts[2]
-            loss += p.switch_rate_coefficient * metrics["switch_rate_loss"]
+            loss += p.switch_rate_coefficient * rate.loss
+            metrics |= rate.metrics
         if self.critic.kind == "shared" and self.trains_critic:
             value, value_metrics = self._value_loss(heads, hidden, part, counts)
             loss += self.critic.coefficient * value
@@ -302,7 +308,9 @@ class Learner:
             names, t = HEADS[TERM:], part.tokens
             values = token_values(heads, hidden, part.reply_at, part.reply.shape[-1])[..., None]
             places = t.old_value[..., None], t.target[..., None], t.mask[..., None]
-        out = value_loss(values, *places, counts[1], value_clip=self.critic.value_clip, heads=names)
+        out = value_loss(
+            values, *places, counts.values, value_clip=self.critic.value_clip, heads=names
+        )
         return out.loss, out.metrics
 
     @partial(jax.jit, static_argnames="self", donate_argnames="state")

@@ -6,6 +6,7 @@ so that micro-batches of any size add up to the same gradient.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -102,19 +103,30 @@ def switch_rate_loss(
     switch_tokens: Bool[Array, "*n R"],
     switched: Bool[Array, "*n"],
     counted: Bool[Array, "*n"],
+    denominator: Float[Array, ""],
+    mean: Float[Array, ""],
+    *,
     target: float,
-) -> Float[Array, ""]:
-    """Squared distance between the mean probability of SWITCH and its target.
+) -> LossOutputs:
+    """Squared distance between a minibatch's mean probability of SWITCH and its target.
+
+    The square of a mean is no sum over micro-batches, but its gradient is, once the mean is given:
+    `2 (mean - target)` times the mean's own. The loss is that line, its value of no meaning; the
+    metric is this micro-batch's share of the true squared distance.
 
     Args:
       logprobs: of the reply tokens.
       switch_tokens: the tokens of the switch block.
       switched: whether the block says SWITCH.
       counted: rows that had the choice (not turn 0, well-formed).
+      denominator: the number of such rows in the whole minibatch.
+      mean: their mean probability of SWITCH in the whole minibatch, before the step.
+      target: what that mean is pulled to.
     """
+    gap = jax.lax.stop_gradient(mean - target)
     probability = switch_probability(logprobs, switch_tokens, switched)
-    mean = jnp.sum(jnp.where(counted, probability, 0.0)) / jnp.maximum(counted.sum(), 1)
-    return (mean - target) ** 2
+    loss = 2 * gap * jnp.sum(jnp.where(counted, probability, 0.0)) / denominator
+    return LossOutputs(loss, {"switch_rate_loss": gap**2 * counted.sum() / denominator})
 
 
 def switch_probability(

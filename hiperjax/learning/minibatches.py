@@ -1,19 +1,44 @@
 """Minibatches: which sequences each optimizer step sees, and the loop over the steps in use."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from hiperjax.learning.batches import LearnerBatch
-from hiperjax.learning.losses import Metrics
+from hiperjax.learning.losses import Metrics, switch_probability
 
-Counts = tuple[Array, Array, Array]
-"""Reply tokens counted, places of each head, share of the minibatch in a micro-batch."""
 EVEN_GROUPS = 4
 """Micro-batches of a step from which one more or less makes no odds."""
+
+
+class Counts(NamedTuple):
+    """What the losses need to know of a whole minibatch, so that its micro-batches add up."""
+
+    tokens: Float[Array, ""]
+    """reply tokens that count, at least 1"""
+    values: Float[Array, " h"]
+    """value positions of each head, at least 1"""
+    choices: Float[Array, ""]
+    """rows that could have kept or switched, at least 1"""
+    switch_rate: Float[Array, ""]
+    """mean probability of SWITCH over those rows, under the policy that sampled them"""
+
+
+def count_minibatch(part: LearnerBatch) -> Counts:
+    """The counts of one minibatch."""
+    if part.tokens is None:
+        values = part.value_mask.sum(axis=(0, 1))
+    else:
+        values = part.tokens.mask.sum()[None]
+    tokens, values, choices = (
+        jnp.maximum(count, 1).astype(jnp.float32)
+        for count in (part.loss_mask.sum(), values, part.chose.sum())
+    )
+    rate = switch_probability(part.old_logprobs, part.switch_tokens, part.switched)
+    return Counts(tokens, values, choices, jnp.where(part.chose, rate, 0.0).sum() / choices)
 
 
 def global_norm(tree: Any) -> Array:
@@ -94,15 +119,7 @@ def accumulate(loss_fn: Any, trained: Any, part: LearnerBatch, micro: int) -> tu
     """Gradient and metrics of a minibatch, micro-batch by micro-batch (0: all at once)."""
     size = part.reply.shape[0]
     micro = micro or size
-    if part.tokens is None:
-        places = part.value_mask.sum(axis=(0, 1))
-    else:
-        places = part.tokens.mask.sum()[None]
-    counts = (
-        jnp.maximum(part.loss_mask.sum(), 1).astype(jnp.float32),
-        jnp.maximum(places, 1).astype(jnp.float32),
-        jnp.float32(micro / size),
-    )
+    counts = count_minibatch(part)
     grad = jax.grad(loss_fn, has_aux=True)
     if micro == size:
         return grad(trained, part, counts)
