@@ -8,6 +8,8 @@ import dataclasses
 import pathlib
 from typing import Literal
 
+from hiperjax.estimator_options import EstimatorOptions
+
 Projection = Literal["q", "k", "v", "o", "gate", "up", "down"]
 
 
@@ -154,7 +156,7 @@ class ImitationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class CreditConfig:
+class CreditConfig(EstimatorOptions):
     """From rewards to advantages."""
 
     estimator: str = "hae"
@@ -162,16 +164,6 @@ class CreditConfig:
     compare_every: int = 0
     """Iterations between comparisons of all estimators on the batch at hand, logged under lab/;
     0 is never."""
-    gamma: float = 1.0
-    """Discount a turn."""
-    lambda_turn: float = 1.0
-    """Lambda between turns of one segment (and of flat GAE)."""
-    lambda_segment: float = 0.95
-    """Lambda between segments."""
-    lambda_boundary: float = 1.0
-    """Lambda across a boundary in the low and switch streams; 0 is the paper's HAE."""
-    v_high_targets: Literal["all", "boundaries"] = "all"
-    """Turns V_high is fitted on; boundaries is the paper's."""
     bootstrap: Literal["proper", "last_turn", "none"] = "proper"
     """After a truncated episode: the critic's value of the state after its last turn; the official
     approximation by values of turns already acted; or zero, as if the cut were an end."""
@@ -189,36 +181,6 @@ class CreditConfig:
     """Subtracted where a KEEP turn rewrites the subgoal in force."""
     whitening: Literal["standard", "scale", "none"] = "standard"
     """Each stream over its own turns: to mean 0 and spread 1, spread only, or not at all."""
-    critic_targets: Literal["lambda", "one_step"] = "lambda"
-    """Value targets: lambda-returns (official code), or one bootstrapped step (paper)."""
-    switch_advantage: Literal["return", "two_head"] = "return"
-    """hae: the return up to the boundary less V_term (official code), or the paper's
-    (switch - its probability) * (V_high - V_low under the old subgoal)."""
-    lambda_token: float = 1.0
-    """flat_token_gae: lambda between reply tokens."""
-    token_layout: Literal["episode", "turn"] = "episode"
-    """flat_token_gae: the replies of an episode one after the other, or each a stream of its own
-    that ends with the episode's return."""
-    group_std: bool = True
-    """Group estimators: divide by the group's spread too."""
-    group_over: Literal["turns", "episodes"] = "turns"
-    """Group estimators: statistics over turn rows (official code), or over episodes (textbook)."""
-    lone_raw: bool = False
-    """Group estimators: let the raw score of a lone entry through, as the official code does."""
-    row_penalty: float = 0.0
-    """Group estimators: taken off the score of a malformed turn, on top of invalid_penalty."""
-    per_turn_return: bool = False
-    """reinforce_pp: each turn's return-to-go instead of the episode's return."""
-    step_weight: float = 1.0
-    """gigpo, graphgpo, g2po, beacon: weight of the step term beside the episode term."""
-    history: int = 2
-    """hgpo: past states an anchor may hold."""
-    history_exponent: float = 1.0
-    """hgpo: level h weighs (h + 2) ** history_exponent."""
-    omega: float = 0.1
-    """graphgpo: decay a step of distance to the goal."""
-    success_reward: float = 10.0
-    """graphgpo, g2po: value of the goal; beacon: of a milestone."""
     weight_low: float = 1.0
     """Weight of the action stream."""
     weight_high: float = 1.0

@@ -225,7 +225,7 @@ def make_estimate(name: str, **options) -> Estimate:
 HAE = {"lambda_boundary": 1.0, "lambda_segment": 1.0, "v_high_targets": "all"}
 ESTIMATES = {
     "hae": make_estimate("hae", gamma=GAMMA, **HAE),
-    "paper": make_estimate("hae", gamma=GAMMA),
+    "paper": make_estimate("hae_paper", gamma=GAMMA),
     "flat_gae": make_estimate("flat_gae", gamma=GAMMA),
 }
 

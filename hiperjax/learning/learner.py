@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from hiperjax.config import ConfigError, CreditConfig, CriticConfig, PpoConfig
+from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.learning import least_squares
 from hiperjax.learning.batches import (
     LearnerBatch,
@@ -42,7 +43,6 @@ from hiperjax.learning.credit.registry import (
     HEADS,
     Credit,
     CreditInputs,
-    Options,
     estimate,
     find_estimator,
 )
@@ -448,4 +448,6 @@ class Learner:
 
 def estimator_options(credit: CreditConfig) -> dict[str, Any]:
     """The estimators' knobs, which bear the same names in the configuration."""
-    return {field.name: getattr(credit, field.name) for field in dataclasses.fields(Options)}
+    return {
+        field.name: getattr(credit, field.name) for field in dataclasses.fields(EstimatorOptions)
+    }

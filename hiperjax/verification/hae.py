@@ -82,7 +82,7 @@ def replay(rows: dict[str, list], config: dict[str, Any]) -> dict[str, np.ndarra
     row, grid = arrange(rows["traj"], rows["turn"], columns)
     inputs = credit_inputs(row, grid, rows["subgoal_tokens"], config)
     credit = estimate(
-        "hae",
+        "hae_paper",
         inputs,
         gamma=config["gamma"],
         lambda_turn=config["lam_turn"],

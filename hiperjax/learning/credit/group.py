@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from hiperjax_kernels import anchors, groups
 from jaxtyping import Array
 
-from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator, Options
+from hiperjax.estimator_options import EstimatorOptions
+from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator
 
 GROUPS = ("group_id",)
 ANCHORS = (*GROUPS, "state_id")
@@ -29,14 +30,14 @@ def given(field: Array | None) -> Array:
     return cast(Array, field)
 
 
-def turns_of(inputs: CreditInputs, options: Options) -> tuple[Any, Any, Any, Any]:
+def turns_of(inputs: CreditInputs, options: EstimatorOptions) -> tuple[Any, Any, Any, Any]:
     """What every group estimator takes first: reward, penalty, mask, group."""
     lowered = jnp.zeros_like(inputs.mask) if inputs.invalid is None else inputs.invalid
     penalty = jnp.where(lowered, options.row_penalty, 0.0).astype(inputs.reward.dtype)
     return inputs.reward, penalty, inputs.mask, given(inputs.group_id)
 
 
-def grpo_credit(inputs: CreditInputs, options: Options) -> Credit:
+def grpo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """GRPO; see `hiperjax_kernels.groups.grpo`. Options: group_std, group_over, lone_raw."""
     adv = groups.grpo(
         *turns_of(inputs, options),
@@ -47,7 +48,7 @@ def grpo_credit(inputs: CreditInputs, options: Options) -> Credit:
     return broadcast(adv, inputs)
 
 
-def dr_grpo_credit(inputs: CreditInputs, options: Options) -> Credit:
+def dr_grpo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """Dr. GRPO (arXiv 2503.20783): GRPO over episodes without std.
 
     Its other half, a token loss divided by a constant, belongs to the loss. Options: lone_raw.
@@ -58,7 +59,7 @@ def dr_grpo_credit(inputs: CreditInputs, options: Options) -> Credit:
     return broadcast(adv, inputs)
 
 
-def rloo_credit(inputs: CreditInputs, options: Options) -> Credit:
+def rloo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """RLOO; see `hiperjax_kernels.groups.rloo`. Options: group_over, lone_raw."""
     adv = groups.rloo(
         *turns_of(inputs, options), over=options.group_over, lone_raw=options.lone_raw
@@ -66,7 +67,7 @@ def rloo_credit(inputs: CreditInputs, options: Options) -> Credit:
     return broadcast(adv, inputs)
 
 
-def reinforce_pp_credit(inputs: CreditInputs, options: Options) -> Credit:
+def reinforce_pp_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """REINFORCE++; see `hiperjax_kernels.groups.reinforce_pp`. No group needed.
 
     Options: gamma (used with `per_turn_return`), per_turn_return.
@@ -81,7 +82,7 @@ def reinforce_pp_credit(inputs: CreditInputs, options: Options) -> Credit:
     return broadcast(adv, inputs)
 
 
-def reinforce_pp_baseline_credit(inputs: CreditInputs, options: Options) -> Credit:
+def reinforce_pp_baseline_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """REINFORCE++ with a task baseline; see `hiperjax_kernels.groups.reinforce_pp_baseline`.
 
     Options: group_over, lone_raw.
@@ -100,7 +101,7 @@ def token_counts(inputs: CreditInputs) -> Array:
     return jnp.ones(inputs.mask.shape, int) if inputs.n_tok is None else inputs.n_tok
 
 
-def gigpo_credit(inputs: CreditInputs, options: Options) -> Credit:
+def gigpo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """GiGPO; see `hiperjax_kernels.anchors.gigpo`. Published: gamma 0.95, std on ALFWorld.
 
     Options: gamma, step_weight, group_std, group_over, lone_raw.
@@ -117,7 +118,7 @@ def gigpo_credit(inputs: CreditInputs, options: Options) -> Credit:
     return broadcast(adv, inputs)
 
 
-def hgpo_credit(inputs: CreditInputs, options: Options) -> Credit:
+def hgpo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """HGPO; see `hiperjax_kernels.anchors.hgpo`. Published: gamma 0.95, history 2 or 4.
 
     Options: gamma, history, history_exponent, group_std.
@@ -133,7 +134,7 @@ def hgpo_credit(inputs: CreditInputs, options: Options) -> Credit:
     return broadcast(adv, inputs)
 
 
-def gagpo_credit(inputs: CreditInputs, options: Options) -> Credit:
+def gagpo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """GAGPO; see `hiperjax_kernels.anchors.gagpo`. Options: gamma, lambda_turn."""
     adv = anchors.gagpo(
         inputs.reward,
@@ -146,7 +147,7 @@ def gagpo_credit(inputs: CreditInputs, options: Options) -> Credit:
     return broadcast(adv, inputs)
 
 
-def graphgpo_credit(inputs: CreditInputs, options: Options) -> Credit:
+def graphgpo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """GraphGPO; see `hiperjax_kernels.anchors.graphgpo`. Published: omega 0.1, WebShop 0.2.
 
     Options: omega, success_reward, step_weight, group_std, lone_raw.
@@ -165,7 +166,7 @@ def graphgpo_credit(inputs: CreditInputs, options: Options) -> Credit:
     return broadcast(adv, inputs)
 
 
-def g2po_credit(inputs: CreditInputs, options: Options) -> Credit:
+def g2po_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """G2PO; see `hiperjax_kernels.anchors.g2po`. Published: gamma 0.95.
 
     Options: gamma, step_weight, success_reward, group_std, lone_raw.
@@ -183,7 +184,7 @@ def g2po_credit(inputs: CreditInputs, options: Options) -> Credit:
     return broadcast(adv, inputs)
 
 
-def beacon_credit(inputs: CreditInputs, options: Options) -> Credit:
+def beacon_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """BEACON; see `hiperjax_kernels.anchors.beacon`. Published: gamma 0.95, no std.
 
     Options: gamma, step_weight, success_reward (of a milestone), group_std, lone_raw.

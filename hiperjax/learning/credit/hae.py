@@ -7,10 +7,11 @@ from hiperjax_kernels.gae import gae_batch
 from hiperjax_kernels.hae import HaeInputs, HaeOutputs, hae_batch
 from jaxtyping import Array, Bool, Float
 
-from hiperjax.learning.credit.types import Credit, CreditInputs, Options, TokenCredit
+from hiperjax.estimator_options import EstimatorOptions
+from hiperjax.learning.credit.types import Credit, CreditInputs, TokenCredit
 
 
-def hae_credit(inputs: CreditInputs, options: Options) -> Credit:
+def hae_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """Hierarchical Advantage Estimation (HiPER, arXiv 2602.16165); recursion in the kernel `hae`.
 
     Low advantage on every turn, high on boundary turns, term on every turn. Malformed turns take
@@ -51,7 +52,7 @@ def hae_credit(inputs: CreditInputs, options: Options) -> Credit:
     )
 
 
-def paper_hae_credit(inputs: CreditInputs, options: Options) -> Credit:
+def paper_hae_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """HAE as HiPER states it: no credit across a boundary, V_high fitted at boundaries only.
 
     `hae` with lambda_boundary 0 and v_high_targets "boundaries", whatever the options say.
@@ -62,7 +63,7 @@ def paper_hae_credit(inputs: CreditInputs, options: Options) -> Credit:
     return hae_credit(inputs, fixed)
 
 
-def flat_gae_credit(inputs: CreditInputs, options: Options) -> Credit:
+def flat_gae_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """Flat turn-level GAE (Turn-PPO, arXiv 2512.17008): the same advantage on the whole reply.
 
         A_t = r_t + g_t V_{t+1} - V_t + g_t lambda_turn A_{t+1}
@@ -85,7 +86,7 @@ def flat_gae_credit(inputs: CreditInputs, options: Options) -> Credit:
     return Credit(adv, adv, adv, zero, zero, ret, live, live, live, none, none, live)
 
 
-def flat_token_gae_credit(inputs: CreditInputs, options: Options) -> Credit:
+def flat_token_gae_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """Flat token-level GAE, the PPO of single-turn RLHF: each reply token is a step.
 
         A_k = r_k + g_k V_{k+1} - V_k + g_k lambda_token A_{k+1}

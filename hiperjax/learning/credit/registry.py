@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from hiperjax.config import ConfigError
+from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.learning.credit.group import GROUP_ESTIMATORS
 from hiperjax.learning.credit.hae import (
     flat_gae_credit,
@@ -19,7 +20,7 @@ from hiperjax.learning.credit.hae import (
     require,
 )
 from hiperjax.learning.credit.shaping import shape_rewards
-from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator, Options
+from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator
 from hiperjax.types import TurnGrid, TurnRows
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "Credit",
     "CreditInputs",
     "Estimator",
-    "Options",
     "blocks_present",
     "estimate",
     "find_estimator",
@@ -66,7 +66,7 @@ def estimate(name: str, inputs: CreditInputs, **options: Any) -> Credit:
     Args:
       name: a key of `ESTIMATORS`.
       inputs: the batch.
-      options: fields of `Options`; an estimator ignores those its docstring does not name.
+      options: fields of `EstimatorOptions`; an estimator ignores those its docstring does not name.
 
     Raises:
       KeyError: no such estimator.
@@ -77,7 +77,7 @@ def estimate(name: str, inputs: CreditInputs, **options: Any) -> Credit:
         raise KeyError(f"estimator: found {name!r}; expected one of {sorted(ESTIMATORS)}")
     estimator = ESTIMATORS[name]
     require(estimator.needs, tuple(getattr(inputs, need) for need in estimator.needs), name)
-    return estimator.function(inputs, Options(**options))
+    return estimator.function(inputs, EstimatorOptions(**options))
 
 
 def find_estimator(name: str, group_size: int) -> Estimator:

@@ -6,6 +6,8 @@ from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int
 
+from hiperjax.estimator_options import EstimatorOptions
+
 
 class CreditInputs(NamedTuple):
     """Scalars of a batch, `[B, T]` a turn and `[B]` a trajectory; masked slots are ignored.
@@ -97,56 +99,12 @@ class Credit(NamedTuple):
         return {name: x for name, x in self._asdict().items() if name != "tokens"}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """Every knob of every estimator; each reads the ones its docstring names."""
-
-    gamma: float = 1.0
-    """discount a turn"""
-    lambda_turn: float = 1.0
-    """lambda between turns (of one segment, where there are segments)"""
-    lambda_segment: float = 0.95
-    """lambda between segments, high stream"""
-    lambda_boundary: float = 0.0
-    """lambda across a boundary, low and switch streams; 0 is the paper"""
-    v_high_targets: Literal["all", "boundaries"] = "boundaries"
-    """turns at which the high head is fitted; "boundaries" is the paper"""
-    critic_targets: Literal["lambda", "one_step"] = "lambda"
-    """lambda-returns (official code) or one-step bootstrapped targets (paper)"""
-    switch_advantage: Literal["return", "two_head"] = "return"
-    """return to the boundary less V_term (official code), or (q - beta)(V_high - V_keep) (paper)"""
-    lambda_token: float = 1.0
-    """flat_token_gae: lambda between reply tokens"""
-    token_layout: Literal["episode", "turn"] = "episode"
-    """flat_token_gae: replies of an episode one after the other, or each a stream of its own"""
-    group_std: bool = True
-    """groups: divide by the standard deviation too"""
-    group_over: Literal["turns", "episodes"] = "turns"
-    """groups: episode statistics over turn rows (public agent code) or over episodes (textbook)"""
-    lone_raw: bool = False
-    """groups: let the raw score of a task with one entry through, as public code does"""
-    row_penalty: float = 0.0
-    """groups: taken off the score of a malformed turn; for unshaped rewards"""
-    per_turn_return: bool = False
-    """REINFORCE++: the return-to-go of each turn instead of the episode's return"""
-    step_weight: float = 1.0
-    """weight of the step-level term beside the episode-level one"""
-    history: int = 2
-    """HGPO: how many past states an anchor may hold"""
-    history_exponent: float = 1.0
-    """HGPO: level h weighs (h + 2) ** history_exponent"""
-    omega: float = 0.1
-    """GraphGPO: decay a step of distance to the goal"""
-    success_reward: float = 10.0
-    """GraphGPO, G2PO: value of the goal; BEACON: of a milestone"""
-
-
 @dataclasses.dataclass(frozen=True)
 class Estimator:
     """One way to turn rewards into advantages, and what it asks of the rest of the program."""
 
     name: str
-    function: Callable[[CreditInputs, Options], Credit]
+    function: Callable[[CreditInputs, EstimatorOptions], Credit]
     hierarchical: bool
     """True: each stream on its own block; False: one advantage on every reply token of the turn"""
     needs_groups: bool
