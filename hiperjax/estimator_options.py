@@ -32,7 +32,7 @@ class EstimatorOptions:
     """Group estimators: divide by the group's spread too."""
     group_over: Literal["turns", "episodes"] = "turns"
     """Group estimators: statistics over turn rows (official code), or over episodes (textbook)."""
-    lone_raw: bool = False
+    keep_singleton_score: bool = False
     """Group estimators: let the raw score of a lone entry through, as the official code does."""
     row_penalty: float = 0.0
     """Group estimators: taken off the score of a malformed turn, on top of invalid_penalty."""
@@ -44,7 +44,7 @@ class EstimatorOptions:
     """hgpo: past states an anchor may hold."""
     history_exponent: float = 1.0
     """hgpo: level h weighs (h + 2) ** history_exponent."""
-    omega: float = 0.1
+    distance_decay: float = 0.1
     """graphgpo: decay a step of distance to the goal."""
     success_reward: float = 10.0
     """graphgpo, g2po: value of the goal; beacon: of a milestone."""

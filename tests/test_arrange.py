@@ -7,7 +7,8 @@ from helpers.strategies import VOCABULARY, batches, trajectories
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hiperjax.learning.credit.registry import Credit, CreditInputs, estimate
+from hiperjax.learning.credit.registry import estimate
+from hiperjax.learning.credit.types import Credit, CreditInputs
 from hiperjax.learning.packing import pack
 from hiperjax.types import Ending, Trajectory
 
@@ -47,7 +48,7 @@ def credit_of(batch: list[Trajectory], name: str) -> Credit:
         bootstrap_low=tail,
         bootstrap_high=tail,
         bootstrap_term=tail,
-        low_fit=grid.mask & grid.well_formed,
+        low_value_mask=grid.mask & grid.well_formed,
     )
     return jax.tree.map(np.asarray, COMPILED[name](inputs))
 

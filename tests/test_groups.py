@@ -28,7 +28,7 @@ def batch_of(data: dict) -> dict:
         "mask": jnp.asarray(mask),
         "terminated": jnp.asarray(np.array(data["terminated"], bool)),
     }
-    return arrays | {"n_tok": jnp.asarray(np.array(data["n_tok"]))}
+    return arrays | {"num_reply_tokens": jnp.asarray(np.array(data["n_tok"]))}
 
 
 def advantage_of(case: dict, d: dict) -> jax.Array:
@@ -37,7 +37,7 @@ def advantage_of(case: dict, d: dict) -> jax.Array:
     pen = c.get("invalid_penalty", 0.0)
     penalty = jnp.where(d["valid"], 0.0, pen)
     over = {"turn_rows": "turns"}.get(c.get("stats_over", "turn_rows"), "episodes")
-    std, raw = c.get("mode", "mean_std_norm") == "mean_std_norm", {"lone_raw": True}
+    std, raw = c.get("mode", "mean_std_norm") == "mean_std_norm", {"keep_singleton_score": True}
     step = (d["reward"], penalty, mask, group)
     match case["estimator"]:
         case "grpo" | "grpo_nostd_drgrpo":
@@ -45,13 +45,13 @@ def advantage_of(case: dict, d: dict) -> jax.Array:
         case "rloo":
             return groups.rloo(*step, over=over, **raw)
         case "reinforce_pp":
-            return groups.reinforce_pp(d["reward"], mask, d["n_tok"])
+            return groups.reinforce_pp(d["reward"], mask, d["num_reply_tokens"])
         case "reinforce_pp_turn_return":
             return groups.reinforce_pp(
-                d["reward"], mask, d["n_tok"], gamma=c["gamma"], per_turn_return=True
+                d["reward"], mask, d["num_reply_tokens"], gamma=c["gamma"], per_turn_return=True
             )
         case "reinforce_pp_baseline":
-            return groups.reinforce_pp_baseline(*step, d["n_tok"], over=over, **raw)
+            return groups.reinforce_pp_baseline(*step, d["num_reply_tokens"], over=over, **raw)
         case "turn_gae":
             return turn_gae(c, d)
         case "gigpo":
@@ -86,7 +86,7 @@ def advantage_of(case: dict, d: dict) -> jax.Array:
                 d["success"],
                 d["state_id"],
                 d["final_state_id"],
-                omega=c["omega"],
+                distance_decay=c["omega"],
                 relative=c["distance_delta"],
                 std=std,
                 **raw,
@@ -166,12 +166,12 @@ def test_reproduces_token_gae_inside_turns(shared):
     rivals = json.loads(shared("data/hae/rivals.json").read_text())
     case = next(c for c in rivals["cases"] if c["estimator"] == "token_gae_row_per_turn")
     d, rows = rivals["datasets"]["main"], case["expected"]["row_order"]
-    n_tok = np.array([d["n_tok"][b][t] for b, t in rows])
-    position = np.arange(n_tok.max())[None]
-    mask = position < n_tok[:, None]
+    num_reply_tokens = np.array([d["n_tok"][b][t] for b, t in rows])
+    position = np.arange(num_reply_tokens.max())[None]
+    mask = position < num_reply_tokens[:, None]
     value = np.array([d["value"][b][t] for b, t in rows])[:, None] + 0.5 * position
     returns = np.array([sum(d["reward"][b]) for b, _ in rows])[:, None]
-    reward = np.where(position == n_tok[:, None] - 1, returns, 0)
+    reward = np.where(position == num_reply_tokens[:, None] - 1, returns, 0)
     args = (np.float32(reward), np.full(mask.shape, 0.99, np.float32), np.float32(value), mask)
     out = gae_batch(*map(jnp.asarray, args), jnp.zeros(len(rows)), lambda_turn=0.95)
     for (b, t), x, expected in zip(
@@ -199,7 +199,7 @@ def random_batch(seed: int, b: int = 12, t: int = 6) -> dict:
         "state": np.where(mask, rng.integers(0, 4, (b, t)), -7),
         "final": rng.integers(0, 4, b),
         "milestone": rng.random((b, t)) < 0.3,
-        "n_tok": rng.integers(1, 9, (b, t)),
+        "num_reply_tokens": rng.integers(1, 9, (b, t)),
     }
     return {k: jnp.asarray(v) for k, v in raw.items()}
 
@@ -208,8 +208,10 @@ SMALL = {
     "grpo": lambda x: groups.grpo(*common(x)),
     "grpo_episodes": lambda x: groups.grpo(*common(x), over="episodes"),
     "rloo": lambda x: groups.rloo(*common(x)),
-    "reinforce_pp": lambda x: groups.reinforce_pp(x["reward"], x["mask"], x["n_tok"]),
-    "reinforce_pp_baseline": lambda x: groups.reinforce_pp_baseline(*common(x), x["n_tok"]),
+    "reinforce_pp": lambda x: groups.reinforce_pp(x["reward"], x["mask"], x["num_reply_tokens"]),
+    "reinforce_pp_baseline": lambda x: groups.reinforce_pp_baseline(
+        *common(x), x["num_reply_tokens"]
+    ),
     "gigpo": lambda x: anchors.gigpo(*common(x), x["state"], gamma=0.95),
     "gagpo": lambda x: anchors.gagpo(
         x["reward"], x["mask"], x["group"], x["state"], gamma=0.95, lambda_turn=0.8

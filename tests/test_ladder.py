@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from hiperjax.envs.ladder import RUNGS, make_ladder_suite
-from hiperjax.learning.credit.registry import Credit, CreditInputs, estimate, whiten
+from hiperjax.learning.credit.registry import estimate
+from hiperjax.learning.credit.tokens import whiten
+from hiperjax.learning.credit.types import Credit, CreditInputs
 
 GAMMA = 0.9
 EPISODES, TURNS = 36, 8  # one shape for all rungs: one compilation an estimator

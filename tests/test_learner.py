@@ -143,13 +143,15 @@ def test_the_samplers_logprobs_serve_as_old_ones_until_they_are_off():
     batch, final = packed()
     learner = make_learner("separate", mismatch_bound=100.0)
     state = fresh(learner)
-    trusted = learner.score_or_rescore(state, batch, final)
-    assert not bool(trusted.rescored) and int(trusted.scored.sum()) == 4 * 3, "one slice is metered"
+    trusted, passes = learner.score_or_rescore(state, batch, final)
+    assert not bool(trusted.rescored) and int(trusted.scored.sum()) == 4 * 3, "one slice is read"
+    assert passes == 1 + 4 / batch.count
     _, prepared, _, _ = learner.assign(fresh(learner), batch, trusted)
     sampled = np.asarray(batch.rows.behavior_logprobs)
     np.testing.assert_array_equal(prepared.old_logprobs.reshape(sampled.shape), sampled)
     strict = make_learner("separate", mismatch_bound=1e-3)  # these log-probs were made up
-    scores = strict.score_or_rescore(state, batch, final)
+    scores, passes = strict.score_or_rescore(state, batch, final)
+    assert passes == 2 + 4 / batch.count
     _, prepared, _, metrics = strict.assign(fresh(strict), batch, scores)
     assert bool(scores.rescored) and metrics["rescored"] == 1 and metrics["mismatch_mean"] > 1e-3
     row = batch.rows.row_mask & np.asarray(scores.scored)
@@ -258,7 +260,7 @@ def test_packing_padding_and_micro_batches_change_nothing(kind, coefficient, lay
         state = fresh(learner)
         if state.reference is not None:  # where it equals the policy its term has no gradient
             state = state._replace(reference=jax.tree.map(lambda x: 0.7 * x, state.reference))
-        state, metrics = learner.learn(state, batch, final, key=jax.random.key(3))
+        state, metrics, _ = learner.learn(state, batch, final, key=jax.random.key(3))
         results.append((state.policy, metrics))
     for policy, metrics in results[1:]:
         chex.assert_trees_all_close(policy, results[0][0], atol=3e-5)
@@ -287,7 +289,7 @@ def test_value_gradients_do_not_reach_the_policy(kind):
     credit = CreditConfig(weight_low=0.0, weight_high=0.0, weight_term=0.0)
     learner = make_learner(kind, credit=credit)
     batch, final = packed()
-    state, _ = learner.learn(fresh(learner), batch, final, key=jax.random.key(0))
+    state = learner.learn(fresh(learner), batch, final, key=jax.random.key(0)).state
     chex.assert_trees_all_close(state.policy, POLICY, atol=1e-7)
     assert float(jnp.abs(state.critic.heads["kernel"]).max()) > 0, "the critic did learn"
 
@@ -297,7 +299,7 @@ def test_the_critic_is_warm_before_the_first_policy_step(kind):
     """The first batch's advantages are taken against values that already know something."""
     learner = make_learner(kind)
     batch, final = packed()
-    state, metrics = learner.learn(fresh(learner), batch, final, key=jax.random.key(0))
+    state, metrics, _ = learner.learn(fresh(learner), batch, final, key=jax.random.key(0))
     assert int(state.batches) == 1
     assert float(jnp.abs(state.critic.heads["kernel"]).max()) > 0
     assert np.isfinite(float(metrics["policy_loss"]))
@@ -328,7 +330,7 @@ def test_adapters_alone_are_trained(kind):
     first = learner.score(state, batch, final, np.int32(batch.count))
     np.testing.assert_array_equal(first.ref_logprobs, first.logprobs)
     trunk = None if kind == "shared" else jax.tree.map(np.asarray, state.critic.trunk)
-    state, metrics = learner.learn(state, batch, final, key=jax.random.key(0))
+    state, metrics, _ = learner.learn(state, batch, final, key=jax.random.key(0))
     moved, kept = partition(state.policy)
     chex.assert_trees_all_equal(kept, base)
     assert {x.dtype for x in jax.tree.leaves(kept)} == {jnp.dtype("bfloat16")}
@@ -353,7 +355,7 @@ def test_the_lora_critic_does_not_move_the_policy():
     before = jax.tree.map(np.asarray, policy)
     batch, final = packed()
     state = learner.init(policy, jax.random.key(1))
-    state, _ = learner.learn(state, batch, final, key=jax.random.key(0))
+    state = learner.learn(state, batch, final, key=jax.random.key(0)).state
     chex.assert_trees_all_close(state.policy, before, atol=1e-7)
     assert float(jnp.abs(state.critic.heads["kernel"]).max()) > 0, "the critic did learn"
 
@@ -377,7 +379,7 @@ def test_malformed_turns_take_the_term_value_and_stay_out_of_the_low_fit():
     assert not value_mask[malformed, 0].any() and value_mask[malformed, 2].all()
     at = batch.rows.value_at[malformed]
     assert (at[:, 0] == at[:, 2]).all()
-    assert not np.asarray(inputs.low_fit)[batch.grid.mask & ~batch.grid.well_formed].any()
+    assert not np.asarray(inputs.low_value_mask)[batch.grid.mask & ~batch.grid.well_formed].any()
 
 
 def test_truncated_episodes_are_bootstrapped_as_asked():
@@ -409,14 +411,14 @@ def test_batches_of_any_fill_share_one_compilation():
     before = [step._cache_size() for step in steps]
     for seed, sizes in ((5, [3, 5, 1, 4]), (6, [1, 1, 2, 1]), (7, [4, 4, 2, 3])):
         batch, final = packed(make_batch(seed, sizes), capacity=12)
-        state, _ = learner.learn(state, batch, final, key=jax.random.key(seed))
+        state = learner.learn(state, batch, final, key=jax.random.key(seed)).state
     assert [step._cache_size() - n for step, n in zip(steps, before, strict=True)] == [1, 1, 1]
 
 
-def test_the_learning_rate_falls_in_a_straight_line():
+def test_a_step_moves_by_the_share_of_the_learning_rate_that_is_left():
     learner = make_learner(learning_rate_end=0.2, iterations=11)
     moves = []
-    for number in (1, 6, 11, 30):
+    for number in (0, 5, 10, 29):
         _, _, state, prepared, _, _ = assigned(learner)
         before = np.array(state.policy["embedding"])
         order = np.arange(8, dtype=np.int32)[None]
@@ -426,6 +428,28 @@ def test_the_learning_rate_falls_in_a_straight_line():
     assert np.abs(moves[0]).max() > 1e-3
     for move, share in zip(moves, (1.0, 0.6, 0.2, 0.2), strict=True):
         np.testing.assert_allclose(move, share * moves[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["features", "shared", "separate"])
+def test_the_work_of_an_iteration_is_told_with_its_result(kind):
+    learner = make_learner(kind, epochs=2, mismatch_bound=100.0, micro_sequences=2)
+    batch, final = packed()
+    state, counts = fresh(learner), []
+    for i in range(2):
+        state, metrics, work = learner.learn(state, batch, final, key=jax.random.key(i))
+        assert not any(name.startswith("passes") for name in metrics)
+        assert sum(work.minibatch_sizes) == batch.count and work.score_sequences == 4
+        counts.append((work.score_passes, work.update_passes))
+    slice_ = 4 / batch.count  # of log-probs, where the critic's trunk is another
+    assert (
+        counts
+        == {
+            "features": [(1, 2), (1, 2)],
+            "shared": [(2, 2 + 4), (1, 2)],
+            "separate": [(2 + 2 * slice_, 2 + 4), (1 + slice_, 2 + 2)],
+        }[kind]
+    )
+    assert int(state.batches) == 2 and int(state.step) == 4 * len(work.minibatch_sizes)
 
 
 def test_learning_makes_good_replies_likelier():
@@ -461,9 +485,9 @@ def test_token_level_gae_trains_a_value_before_every_token(kind):
     credit = CreditConfig(estimator="flat_token_gae", gamma=0.9, reward_scale=1.0)
     learner = make_learner(kind, credit=credit)
     batch, final = packed()
-    state, first = learner.learn(fresh(learner), batch, final, key=jax.random.key(0))
+    state, first, _ = learner.learn(fresh(learner), batch, final, key=jax.random.key(0))
     for i in range(12):
-        state, last = learner.learn(state, batch, final, key=jax.random.key(i))
+        state, last, _ = learner.learn(state, batch, final, key=jax.random.key(i))
     assert last["explained_variance_term"] > max(0.1, float(first["explained_variance_term"]))
     scores = learner.score(state, batch, final, np.int32(batch.count))
     _, prepared, _, _ = learner.assign(state, batch, scores)
@@ -499,35 +523,37 @@ def test_signals_are_the_gradient_by_a_shift_of_the_hidden_states():
 
 
 def test_orders_visit_every_sequence_once_a_pass():
-    order, steps = make_order(jax.random.key(0), count=13, total=24, size=8, epochs=3)
+    sizes = split_into_minibatches(13, 8)
+    order, steps = make_order(jax.random.key(0), sizes=sizes, total=24, room=8, epochs=3)
     assert order.shape == (9, 8) and steps == 6
     for start in (0, 2, 4):
         assert sorted(order[start : start + 2].ravel()) == list(range(16))
-        assert [int((row < 13).sum()) for row in order[start : start + 2]] == [7, 6], "dealt evenly"
+        assert [int((row < 13).sum()) for row in order[start : start + 2]] == sizes == [7, 6]
     assert (order[0] != order[2]).any(), "another shuffle each pass"
     with pytest.raises(ValueError, match="expected a multiple of the minibatch, 8"):
-        make_order(jax.random.key(0), count=13, total=13, size=8, epochs=1)
+        make_order(jax.random.key(0), sizes=sizes, total=13, room=8, epochs=1)
 
 
 @given(st.integers(1, 500), st.integers(1, 8), st.integers(1, 12))
-def test_sequences_are_dealt_evenly_and_in_whole_micro_batches(count, micro, groups):
+def test_sequences_are_split_evenly_and_in_whole_micro_batches(count, micro, groups):
     size = micro * groups
-    even, dealt = split_into_minibatches(count, size), split_into_minibatches(count, size, micro)
-    assert sum(dealt) == sum(even) == count
-    assert len(dealt) == len(even) and 0 < min(dealt) <= max(dealt) <= size
-    assert max(even) - min(even) <= 1 and max(dealt) - min(dealt) <= micro
+    even, split = split_into_minibatches(count, size), split_into_minibatches(count, size, micro)
+    assert sum(split) == sum(even) == count
+    assert len(split) == len(even) and 0 < min(split) <= max(split) <= size
+    assert max(even) - min(even) <= 1 and max(split) - min(split) <= micro
 
     def rows(sizes):
         return sum(-(-part // micro) * micro for part in sizes)
 
-    assert rows(dealt) <= rows(even)
-    if min(dealt) < min(even):
-        assert rows(dealt) - count < micro, "no step but one is filled up"
-        assert max(dealt) <= 1.25 * (min(dealt) + micro)
+    assert rows(split) <= rows(even)
+    if min(split) < min(even):
+        assert rows(split) - count < micro, "no step but one is filled up"
+        assert max(split) <= 1.25 * (min(split) + micro)
 
 
-def test_an_order_follows_the_deal():
-    order, steps = make_order(jax.random.key(1), count=45, total=60, size=20, epochs=2, micro=2)
+def test_an_order_follows_the_split():
+    sizes = split_into_minibatches(45, 20, 2)
+    order, steps = make_order(jax.random.key(1), sizes=sizes, total=60, room=20, epochs=2)
     found = [int((row < 45).sum()) for row in order[:steps]]
-    assert found == 2 * split_into_minibatches(45, 20, 2) == 2 * [15, 16, 14]
+    assert found == 2 * sizes == 2 * [15, 16, 14]
     assert sorted(order[:3].ravel()) == list(range(60))

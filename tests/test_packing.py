@@ -8,7 +8,7 @@ from helpers.episodes import make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hiperjax.learning.packing import intern, lay_out, pack, pack_final_prompts, round_up
+from hiperjax.learning.packing import assign_ids, lay_out, pack, pack_final_prompts, round_up
 
 lengths = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 
@@ -105,7 +105,7 @@ def test_states_and_groups_are_interned():
 
 
 def test_intern_numbers_in_order_of_appearance():
-    assert intern(["b", "a", "b"]) == [0, 1, 0]
+    assert assign_ids(["b", "a", "b"]) == [0, 1, 0]
 
 
 def test_final_prompts_are_those_of_truncated_episodes():

@@ -9,7 +9,7 @@ import pytest
 from helpers.episodes import make_batch
 
 from hiperjax.config import ConfigError, validate
-from hiperjax.learning.minibatches import make_order
+from hiperjax.learning.minibatches import make_order, split_into_minibatches
 from hiperjax.learning.packing import pack, pack_final_prompts
 from hiperjax.models.lora import adapt, base_config, partition
 from hiperjax.models.transformer import decode, init_cache, init_params, prefill
@@ -66,8 +66,9 @@ def test_an_iteration_of_a_published_preset_traces(name):
     scores = jax.eval_shape(learner.score, state, batch, final, np.int32(0))
     after, prepared, _, _ = jax.eval_shape(learner.assign, state, batch, scores)
     order, steps = make_order(
-        jax.random.key(0), count=batch.count, total=len(batch.sequences.tokens),
-        size=p.minibatch_sequences, micro=p.micro_sequences, epochs=p.epochs,
+        jax.random.key(0), room=p.minibatch_sequences, total=len(batch.sequences.tokens),
+        sizes=split_into_minibatches(batch.count, p.minibatch_sequences, p.micro_sequences),
+        epochs=p.epochs,
     )  # fmt: skip
     after, _ = jax.eval_shape(learner.fit_critic, after, prepared, order, steps)
     after, metrics = jax.eval_shape(learner.update, after, prepared, order, steps)

@@ -23,15 +23,16 @@ from hiperjax.config import (
 from hiperjax.envs.base import Step, Suite
 from hiperjax.envs.workers import InlineWorkers
 from hiperjax.intervals import wilson_interval
-from hiperjax.learning.learner import find_estimator
+from hiperjax.learning.credit.registry import ESTIMATORS
+from hiperjax.learning.credit.types import Estimator
 from hiperjax.models.convert import load_checkpoint
 from hiperjax.models.errors import ModelError
 from hiperjax.models.lora import merge_adapters, partition
 from hiperjax.models.tokenizers import load_tokenizer
 from hiperjax.models.transformer import forward, logits
 from hiperjax.presets import PRESETS
-from hiperjax.training import trainer
-from hiperjax.training.build import build_components, restore_run
+from hiperjax.training import build, trainer
+from hiperjax.training.build import restore_run
 from hiperjax.training.checkpoint import CheckpointError, Checkpoints
 from hiperjax.training.metrics import METRICS, Recorder, read_lines
 from hiperjax.training.run import TrainingStopped, open_run
@@ -361,22 +362,30 @@ def test_impossible_settings_are_refused_by_name(change, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
-    [("magic", "is 'magic'; expected one of"), ("grpo", "group_size is 1, expected at least 2")],
+    ("estimator", "suite", "critic", "message"),
+    [
+        ("magic", "household", "separate", "credit.estimator is 'magic'; expected one of beacon, "),
+        ("grpo", "household", "separate", "group_size is 1, expected at least 2"),
+        ("flat_token_gae", "household", "features", "a value at every token"),
+        ("toy_milestones", "ladder/action", "separate", "needs milestones, which the suite ladder"),
+    ],
 )
-def test_estimators_that_cannot_be_trained_with_are_refused(name, message):
-    with pytest.raises(ConfigError, match=message):
-        find_estimator(name, group_size=1)
-
-
-def test_an_estimator_on_milestones_is_refused_where_none_are_reported():
+def test_estimators_that_cannot_be_trained_with_are_refused_at_once(
+    estimator, suite, critic, message, monkeypatch
+):
+    """Before the expert plays for the tokenizer, in one line that says what would do."""
+    toy = Estimator("toy_milestones", lambda inputs, options: None, needs=("milestone",))
+    monkeypatch.setitem(ESTIMATORS, toy.name, toy)
+    monkeypatch.setattr(build, "build_tokenizer", lambda *_: pytest.fail("too late"))
     config = dataclasses.replace(
         BASE,
-        credit=dataclasses.replace(BASE.credit, estimator="beacon"),
-        env=dataclasses.replace(BASE.env, suite="ladder/action"),
+        credit=dataclasses.replace(BASE.credit, estimator=estimator),
+        critic=dataclasses.replace(BASE.critic, kind=critic),
+        env=dataclasses.replace(BASE.env, suite=suite),
     )
-    with pytest.raises(ConfigError, match=r"beacon needs milestones, which the suite .* does not"):
-        build_components(config)
+    with pytest.raises(ConfigError, match=message) as refused:
+        build.build_components(config)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -83,8 +83,8 @@ class Ours:
     def padding(self) -> float:
         """Share of the update's token slots: ends of sequences, and what fills micro-batches."""
         p = self.learner.ppo
-        dealt = split_into_minibatches(self.batch.count, p.minibatch_sequences, p.micro_sequences)
-        slots = count_pass(self.batch, 0, p.micro_sequences or p.minibatch_sequences, dealt)
+        sizes = split_into_minibatches(self.batch.count, p.minibatch_sequences, p.micro_sequences)
+        slots = count_pass(self.batch, 0, p.micro_sequences or p.minibatch_sequences, sizes)
         return (slots.bucket_pad + slots.row_pad) / sum(slots)
 
 
@@ -100,9 +100,12 @@ def build_ours(components: RunComponents, learner: Learner, episodes: list[Traje
     state, prepared, _, _ = learner.assign(state, batch, scores)
     p, total = learner.ppo, len(batch.sequences.tokens)
     order, steps = make_order(
-        derive_key(0, Stream.IMITATION), count=batch.count, total=total, size=p.minibatch_sequences,
-        micro=p.micro_sequences, epochs=1,
-    )  # fmt: skip
+        derive_key(0, Stream.IMITATION),
+        sizes=split_into_minibatches(batch.count, p.minibatch_sequences, p.micro_sequences),
+        room=p.minibatch_sequences,
+        total=total,
+        epochs=1,
+    )
     return Ours(learner, state, batch, final, prepared, order, steps)
 
 

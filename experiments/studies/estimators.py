@@ -1,9 +1,9 @@
-"""Every estimator on the same batches of a real run: the advantage lab offline.
+"""Every estimator on the same batches of a real run.
 
     python -m experiments.studies.estimators RUN_FOLDER [--batches 3] [--save FILE.npz]
 
 Restores a run's policy and critic, collects fresh batches with groups of episodes per task, and
-prints the lab's table. `--save` keeps the batches' scalars (rewards, values, boundaries: no text).
+prints their statistics. `--save` keeps the batches' scalars (rewards, values, boundaries: no text).
 """
 
 import argparse
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hiperjax.learning.credit.compare import compare_estimators, usable_estimators
-from hiperjax.learning.credit.registry import CreditInputs
+from hiperjax.learning.credit.types import CreditInputs
 from hiperjax.training.build import build_components, restore_run
 from hiperjax.training.run_folder import load_config
 from hiperjax.training.tasks import choose_tasks
@@ -48,7 +48,7 @@ def record_batches(folder: pathlib.Path, *, batches: int, group_size: int) -> li
             top_p=config.rollout.top_p,
         )
         batch, final = components.pack(result.trajectories, seed=i)
-        scores = components.learner.score_or_rescore(state, batch, final)
+        scores, _ = components.learner.score_or_rescore(state, batch, final)
         state, _, inputs, _ = components.learner.assign(state, batch, scores)
         found.append(jax.device_get(inputs))
     components.workers.close()
@@ -78,7 +78,7 @@ def load(path: pathlib.Path) -> CreditInputs:
 
 
 def tabulate(inputs: CreditInputs, **options: Any) -> dict[str, dict[str, float]]:
-    """The lab's statistics by estimator."""
+    """The statistics of `compare_estimators`, by estimator."""
     names = usable_estimators(inputs)
     found = jax.jit(partial(compare_estimators, names=names, **options))(inputs)
     table: dict[str, dict[str, float]] = {name: {} for name in names}

@@ -5,7 +5,7 @@ the number of turns in a batch: loops run over the sequences in use, so one comp
 whole training run.
 """
 
-import dataclasses
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
-from hiperjax.config import ConfigError, CreditConfig, CriticConfig, PpoConfig
+from hiperjax.config import CreditConfig, CriticConfig, PpoConfig
 from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.learning import least_squares
 from hiperjax.learning.batches import (
@@ -23,30 +23,18 @@ from hiperjax.learning.batches import (
     Scores,
     decision_scores,
     measure_mismatch,
-    read,
     reply_logprobs,
     run_sequences,
 )
 from hiperjax.learning.credit.compare import compare_estimators, usable_estimators
-from hiperjax.learning.credit.hae import bootstrap_last_turn
-from hiperjax.learning.credit.inputs import (
-    TERM,
-    gather_inputs,
-    list_targets,
-    measure_credit,
-    per_head,
-    prepare_batch,
-    token_values,
-)
-from hiperjax.learning.credit.registry import (
-    ESTIMATORS,
-    HEADS,
-    Credit,
-    CreditInputs,
-    estimate,
-    find_estimator,
-)
-from hiperjax.learning.losses import LossInputs, Metrics, ppo_loss, switch_rate_loss, value_loss
+from hiperjax.learning.credit.endings import bootstrap_last_turn
+from hiperjax.learning.credit.inputs import gather_inputs
+from hiperjax.learning.credit.measure import measure_credit
+from hiperjax.learning.credit.registry import check_choice, estimate, find_estimator
+from hiperjax.learning.credit.shaping import PENALTIES
+from hiperjax.learning.credit.tokens import list_targets, prepare_batch
+from hiperjax.learning.credit.types import Credit, CreditInputs
+from hiperjax.learning.losses import Metrics
 from hiperjax.learning.minibatches import (
     Counts,
     accumulate,
@@ -54,18 +42,23 @@ from hiperjax.learning.minibatches import (
     keep_where,
     make_order,
     run_steps,
+    split_into_minibatches,
 )
+from hiperjax.learning.objectives import policy_objective, value_objective
+from hiperjax.learning.optimizers import make_critic_optimizer, make_policy_optimizer, share_at
 from hiperjax.learning.scoring import score_batch
 from hiperjax.learning.state import (
     CriticState,
+    LearnResult,
     TrainState,
+    Work,
+    features_of,
     init_features_critic,
     init_gradient_critic,
     init_state,
     reference_of,
     trunk_of,
 )
-from hiperjax.models.heads import random_features
 from hiperjax.models.lora import combine, split_trained
 from hiperjax.models.transformer import Params, TransformerConfig
 from hiperjax.types import FinalPrompts, PackedBatch
@@ -87,31 +80,27 @@ class Learner:
         iterations: int = 0,
     ):
         self.model, self.credit, self.critic, self.ppo = model, credit, critic, ppo
-        self.estimator = find_estimator(credit.estimator, group_size)
-        if self.estimator.per_token and critic.kind == "features":
-            raise ConfigError(
-                f"critic.kind is features, fitted at three places a turn; credit.estimator "
-                f"{credit.estimator} needs a value at every token: critic.kind separate or shared"
-            )
+        self.options = {f.name: getattr(credit, f.name) for f in fields(EstimatorOptions)}
+        self.estimator = check_choice(credit.estimator, group_size=group_size, critic=critic.kind)
         # Nothing is kept for a backward pass: twice the micro-batch, if there is one.
         score_sequences = score_sequences or min(64, 2 * ppo.micro_sequences or 64)
         self.group_size, self.score_sequences = group_size, score_sequences
         self.temperature = temperature
-        rate = optax.linear_schedule(
-            ppo.learning_rate / (ppo.warmup_steps + 1), ppo.learning_rate, ppo.warmup_steps
+        self.optimizer = make_policy_optimizer(
+            learning_rate=ppo.learning_rate,
+            warmup_steps=ppo.warmup_steps,
+            beta2=ppo.beta2,
+            weight_decay=ppo.weight_decay,
+            grad_clip=ppo.grad_clip,
         )
-        self.optimizer = optax.chain(
-            optax.clip_by_global_norm(ppo.grad_clip),
-            optax.adamw(rate, b2=ppo.beta2, weight_decay=ppo.weight_decay),
-        )
-        self.critic_optimizer = optax.chain(
-            optax.clip_by_global_norm(ppo.grad_clip), optax.adamw(critic.learning_rate)
+        self.critic_optimizer = make_critic_optimizer(
+            learning_rate=critic.learning_rate, grad_clip=ppo.grad_clip
         )
         self.iterations = iterations if ppo.learning_rate_end < 1 else 0
         self._identity = (
-            model, credit, critic, ppo, group_size, temperature, score_sequences,
+            *(model, credit, critic, ppo, group_size, temperature, score_sequences),
             self.iterations,
-        )  # fmt: skip
+        )
         self.trains_critic = critic.kind != "features" and self.estimator.needs_critic
 
     def __hash__(self) -> int:
@@ -137,13 +126,17 @@ class Learner:
 
     @partial(jax.jit, static_argnames="self")
     def score(
-        self, state: TrainState, batch: PackedBatch, final: FinalPrompts, metered: Array
+        self,
+        state: TrainState,
+        batch: PackedBatch,
+        final: FinalPrompts,
+        num_logprob_sequences: Array,
     ) -> Scores:
         """One pass for values and log-probs; see `scoring`."""
         return score_batch(
             batch,
             final,
-            metered,
+            num_logprob_sequences,
             policy=(state.policy, self.model),
             critic=None if state.critic.trunk is None else trunk_of(state, self.model),
             reference=reference_of(state, self.model) if self.ppo.kl_coefficient else None,
@@ -154,36 +147,39 @@ class Learner:
 
     def score_or_rescore(
         self, state: TrainState, batch: PackedBatch, final: FinalPrompts
-    ) -> Scores:
-        """Scores; where the sampler's log-probs are off by more than the bound, with the policy's
-        own in place of them."""
+    ) -> tuple[Scores, float]:
+        """Scores, and how many passes over the batch they took.
+
+        Where the sampler's log-probs are off by more than the bound, the policy's own stand in
+        place of them.
+        """
         scores = self.score(state, batch, final, np.int32(self.score_sequences))
+        passes = 1.0 + (self.ppo.kl_coefficient != 0)
+        own_trunk = state.critic.trunk is not None
+        if own_trunk:
+            passes += min(1.0, self.score_sequences / max(1, int(batch.count)))
         if float(measure_mismatch(batch, scores)[1]) <= self.ppo.mismatch_bound:
-            return scores
-        if state.critic.trunk is not None:
+            return scores, passes
+        if own_trunk:
             scores = self.score(state, batch, final, np.int32(batch.count))
-        return scores._replace(rescored=jnp.asarray(True))
+            passes += 1
+        return scores._replace(rescored=jnp.asarray(True)), passes
 
     # -- credit --------------------------------------------------------------------------------
-
-    def _features(self, critic: CriticState, hidden: Array) -> Array:
-        if critic.projection is None:
-            return hidden.astype(jnp.float32)
-        return random_features(hidden, critic.projection)
 
     def _estimate(self, inputs: CreditInputs) -> Credit:
         c = self.credit
         if c.bootstrap == "last_turn":
             inputs = bootstrap_last_turn(inputs)
-        return estimate(c.estimator, inputs, **estimator_options(c))
+        return estimate(c.estimator, inputs, **self.options)
 
     @partial(jax.jit, static_argnames="self")
     def compare(self, state: TrainState, batch: PackedBatch, inputs: CreditInputs) -> Metrics:
-        """What every estimator that can says of this batch (see `lab`)."""
+        """What every estimator that can says of this batch (see `credit.compare`)."""
         names = [
             name
             for name in usable_estimators(inputs)
-            if self.group_size > 1 or not ESTIMATORS[name].needs_groups
+            if self.group_size > 1 or not find_estimator(name).needs_groups
         ]
         signals = decision_scores(
             state.policy,
@@ -192,8 +188,8 @@ class Learner:
             temperature=self.temperature,
             size=self.score_sequences,
         )
-        found = compare_estimators(inputs, names, signals=signals, **estimator_options(self.credit))
-        return {f"lab/{name}": value for name, value in found.items()}
+        found = compare_estimators(inputs, names, signals=signals, **self.options)
+        return {f"compare/{name}": value for name, value in found.items()}
 
     @partial(jax.jit, static_argnames="self", donate_argnames="state")
     def assign(
@@ -207,17 +203,13 @@ class Learner:
         c, critic = self.credit, state.critic
         gather = partial(
             gather_inputs,
-            features=self._features(critic, scores.value_hidden),
-            final_features=self._features(critic, scores.final_hidden),
+            features=features_of(critic, scores.value_hidden),
+            final_features=features_of(critic, scores.final_hidden),
             batch=batch,
             token_values=scores.token_values,
             reward_scale=c.reward_scale,
             bootstrap=c.bootstrap == "proper",
-            invalid_penalty=c.invalid_penalty,
-            inadmissible_penalty=c.inadmissible_penalty,
-            keep_penalty=c.keep_penalty,
-            keep_penalty_mode=c.keep_penalty_mode,
-            consistency_penalty=c.consistency_penalty,
+            **{name: getattr(c, name) for name in PENALTIES},
         )
         if critic.memory is not None:
             critic = self._refit(critic, state.batches, gather, batch)
@@ -233,8 +225,7 @@ class Learner:
             weights=(c.weight_low, c.weight_high, c.weight_term),
         )
         metrics = measure_credit(credit, terms, batch, scores, inputs, self.estimator.heads)
-        state = state._replace(critic=critic, batches=state.batches + 1)
-        return state, prepared, inputs, metrics
+        return state._replace(critic=critic), prepared, inputs, metrics
 
     def _refit(
         self, critic: CriticState, batches: Array, gather: partial, batch: PackedBatch
@@ -263,55 +254,22 @@ class Learner:
         hidden = run_sequences(policy, self.model, part.sequences)
         places = part.sequences.reply_place, part.reply_at, part.reply
         logprobs, entropy = reply_logprobs(policy, self.model, hidden, *places, self.temperature)
-        out = ppo_loss(
-            LossInputs(
-                logprobs=logprobs,
-                old_logprobs=part.old_logprobs,
-                ref_logprobs=part.ref_logprobs if p.kl_coefficient else logprobs,
-                entropy=entropy,
-                advantage=part.advantage,
-                mask=part.loss_mask,
-            ),
-            counts.tokens,
+        loss, metrics = policy_objective(
+            logprobs,
+            entropy,
+            part,
+            counts,
             clip=p.clip,
             dual_clip=p.dual_clip,
             kl_coefficient=p.kl_coefficient,
             entropy_coefficient=p.entropy_coefficient,
+            switch_rate_coefficient=p.switch_rate_coefficient,
+            switch_rate_target=p.switch_rate_target,
         )
-        loss, metrics = out.loss, dict(out.metrics)
-        if p.switch_rate_coefficient:
-            rate = switch_rate_loss(
-                logprobs,
-                part.switch_tokens,
-                part.switched,
-                part.chose,
-                counts.choices,
-                counts.switch_rate,
-                target=p.switch_rate_target,
-            )
-            loss += p.switch_rate_coefficient * rate.loss
-            metrics |= rate.metrics
         if self.critic.kind == "shared" and self.trains_critic:
-            value, value_metrics = self._value_loss(heads, hidden, part, counts)
-            loss += self.critic.coefficient * value
-            metrics |= value_metrics
+            value = value_objective(heads, hidden, part, counts, value_clip=self.critic.value_clip)
+            loss, metrics = loss + self.critic.coefficient * value.loss, metrics | value.metrics
         return loss, metrics
-
-    def _value_loss(
-        self, heads: Any, hidden: Array, part: LearnerBatch, counts: Counts
-    ) -> tuple[Array, Metrics]:
-        if part.tokens is None:
-            names = HEADS
-            values = per_head(heads, read(hidden, part.value_at))
-            places = part.old_value, part.value_target, part.value_mask
-        else:
-            names, t = HEADS[TERM:], part.tokens
-            values = token_values(heads, hidden, part.reply_at, part.reply.shape[-1])[..., None]
-            places = t.old_value[..., None], t.target[..., None], t.mask[..., None]
-        out = value_loss(
-            values, *places, counts.values, value_clip=self.critic.value_clip, heads=names
-        )
-        return out.loss, out.metrics
 
     @partial(jax.jit, static_argnames="self", donate_argnames="state")
     def update(
@@ -347,15 +305,11 @@ class Learner:
 
         return run_steps(step, state, order, steps)
 
-    def _rate(self, batches: Int[Array, ""]) -> Float[Array, ""]:
-        """Share of the learning rate at the batch that is the run's number `batches`, from 1."""
-        done = jnp.clip((batches - 1) / max(1, self.iterations - 1), 0.0, 1.0)
-        return 1 - (1 - self.ppo.learning_rate_end) * done
-
     def _apply(self, state: TrainState, grads: tuple[Any, Any], heads: bool) -> TrainState:
         policy, frozen = split_trained(state.policy, self.model)
         moves, optimizer = self.optimizer.update(grads[0], state.optimizer, policy)
-        moves = jax.tree.map(lambda move: self._rate(state.batches) * move, moves)
+        share = share_at(state.batches, iterations=self.iterations, end=self.ppo.learning_rate_end)
+        moves = jax.tree.map(lambda move: share * move, moves)
         policy, critic = combine(optax.apply_updates(policy, moves), frozen), state.critic  # type: ignore
         if heads:
             trained: Any = (critic.heads, None)
@@ -387,7 +341,8 @@ class Learner:
             heads, trunk = trained
             trunk = state.policy if trunk is None else combine(trunk, frozen)
             hidden = run_sequences(trunk, self.model, part.sequences)
-            return self._value_loss(heads, hidden, part, counts)
+            clip = self.critic.value_clip
+            return value_objective(heads, hidden, part, counts, value_clip=clip)
 
         def step(carry: Any, index: Array) -> tuple[Any, Metrics]:
             trained, optimizer = carry
@@ -408,46 +363,36 @@ class Learner:
 
     def learn(
         self, state: TrainState, batch: PackedBatch, final: FinalPrompts, *, key: Key[Array, ""]
-    ) -> tuple[TrainState, Metrics]:
+    ) -> LearnResult:
         """Score, assign credit, fit the critic, update the policy: one iteration's learning."""
-        number = int(state.batches)
-        first = number == 0
-        work = {"score": 0.0, "update": float(self.ppo.epochs)}
-        scores = self._score_counted(state, batch, final, work)
+        number, p, count = int(state.batches), self.ppo, int(batch.count)
+        sizes = split_into_minibatches(count, p.minibatch_sequences, p.micro_sequences)
+        order = partial(
+            make_order,
+            sizes=sizes,
+            room=p.minibatch_sequences,
+            total=batch.sequences.tokens.shape[0],
+        )
+        scores, passes = self.score_or_rescore(state, batch, final)
         state, prepared, inputs, metrics = self.assign(state, batch, scores)
         if self.credit.compare_every and number % self.credit.compare_every == 0:
             metrics |= self.compare(state, batch, inputs)
-        order = partial(make_order, count=batch.count, size=self.ppo.minibatch_sequences,
-                        micro=self.ppo.micro_sequences,
-                        total=batch.sequences.tokens.shape[0])  # fmt: skip
-        fits = self.critic.warmup_epochs if first else self.ppo.epochs
-        if self.trains_critic and (first or state.critic.trunk is not None) and fits:
-            passes = order(jax.random.fold_in(key, 1), epochs=fits)
-            work["update"] += fits
-            state, value_metrics = self.fit_critic(state, prepared, *passes)
+        fits = self._critic_passes(state, first=number == 0)
+        if fits:
+            steps = order(jax.random.fold_in(key, 1), epochs=fits)
+            state, value_metrics = self.fit_critic(state, prepared, *steps)
             metrics |= value_metrics
-            if first:  # the credit once more, now that the critic is warm
-                state = state._replace(batches=state.batches - 1)
-                scores = self._score_counted(state, batch, final, work)
+            if number == 0:  # the credit once more, now that the critic is warm
+                scores, more = self.score_or_rescore(state, batch, final)
                 state, prepared, _, _ = self.assign(state, batch, scores)
-        state, policy_metrics = self.update(state, prepared, *order(key, epochs=self.ppo.epochs))
-        metrics |= {f"passes/{name}": np.float32(count) for name, count in work.items()}
-        return state, metrics | policy_metrics
+                passes += more
+        state, policy_metrics = self.update(state, prepared, *order(key, epochs=p.epochs))
+        work = Work(passes, self.score_sequences, p.epochs + fits, tuple(sizes))
+        state = state._replace(batches=state.batches + 1)
+        return LearnResult(state, metrics | policy_metrics, work)
 
-    def _score_counted(
-        self, state: TrainState, batch: PackedBatch, final: FinalPrompts, work: dict[str, float]
-    ) -> Scores:
-        """Scores, and how many passes over the batch they took, added to `work`."""
-        scores = self.score_or_rescore(state, batch, final)
-        work["score"] += 1 + (self.ppo.kl_coefficient != 0)
-        if state.critic.trunk is not None:
-            used = max(1, int(batch.count))
-            work["score"] += min(1.0, self.score_sequences / used) + bool(scores.rescored)
-        return scores
-
-
-def estimator_options(credit: CreditConfig) -> dict[str, Any]:
-    """The estimators' knobs, which bear the same names in the configuration."""
-    return {
-        field.name: getattr(credit, field.name) for field in dataclasses.fields(EstimatorOptions)
-    }
+    def _critic_passes(self, state: TrainState, *, first: bool) -> int:
+        """Passes over a batch that fit the critic by itself, before the policy's."""
+        if not self.trains_critic or not (first or state.critic.trunk is not None):
+            return 0
+        return self.critic.warmup_epochs if first else self.ppo.epochs

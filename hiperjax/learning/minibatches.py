@@ -1,5 +1,6 @@
 """Minibatches: which sequences each optimizer step sees, and the loop over the steps in use."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from hiperjax.learning.batches import LearnerBatch
 from hiperjax.learning.losses import Metrics, switch_probability
 
 EVEN_GROUPS = 4
-"""Micro-batches of a step from which one more or less makes no odds."""
+"""At least this many micro-batches per step, so that a difference of one is at most a quarter."""
 
 
 class Counts(NamedTuple):
@@ -71,33 +72,39 @@ def split_into_minibatches(count: int, size: int, micro: int = 0) -> list[int]:
     groups = -(-count // micro)
     if groups == sum(-(-part // micro) for part in even) or groups // steps < EVEN_GROUPS:
         return even
-    dealt = [micro * part for part in _share(groups, steps)]
-    dealt[0] -= micro * groups - count  # the first is one of the largest
-    return dealt
+    sizes = [micro * part for part in _share(groups, steps)]
+    sizes[0] -= micro * groups - count  # the first is one of the largest
+    return sizes
 
 
 def make_order(
-    key: Key[Array, ""], *, count: int, total: int, size: int, epochs: int, micro: int = 0
+    key: Key[Array, ""], *, sizes: Sequence[int], room: int, total: int, epochs: int
 ) -> tuple[Int[np.ndarray, "M s"], Int[np.ndarray, ""]]:
-    """Minibatches of `epochs` random passes over the first `count` of `total` sequences.
+    """Minibatches of `epochs` random passes over the first `sum(sizes)` of `total` sequences.
 
-    A pass is dealt out (`deal`); room to spare in a minibatch is filled with padding, which weighs
-    nothing and stands last. Returns room for the passes of a full batch, and how many minibatches
-    are in use.
+    Args:
+      key: seed of the passes.
+      sizes: sequences of each minibatch of a pass (`split_into_minibatches`).
+      room: sequences a minibatch has room for; what is to spare is filled with padding, which
+        weighs nothing and stands last.
+      total: sequences of the batch, padding included.
+      epochs: passes.
+
+    Returns:
+      Room for the passes of a full batch, and how many minibatches are in use.
 
     Raises:
       ValueError: `total` leaves no room to fill up the last minibatch.
     """
-    dealt = np.asarray(split_into_minibatches(int(count), size, micro))
-    steps = len(dealt)
-    if steps * size > total:
-        raise ValueError(f"{total} packed sequences; expected a multiple of the minibatch, {size}")
+    used, count, steps = np.asarray(sizes), sum(sizes), len(sizes)
+    if steps * room > total:
+        raise ValueError(f"{total} packed sequences; expected a multiple of the minibatch, {room}")
     seed = np.asarray(jax.random.key_data(key)).ravel()
     rng = np.random.default_rng(seed.tolist())
-    order = np.zeros((epochs * (total // size), size), np.int32)
+    order = np.zeros((epochs * (total // room), room), np.int32)
     for epoch in range(epochs):
-        padding = np.split(np.arange(count, steps * size), np.cumsum(size - dealt))
-        for i, part in enumerate(np.split(rng.permutation(count), np.cumsum(dealt)[:-1])):
+        padding = np.split(np.arange(count, steps * room), np.cumsum(room - used))
+        for i, part in enumerate(np.split(rng.permutation(count), np.cumsum(used)[:-1])):
             order[epoch * steps + i] = np.concatenate([part, padding[i]])
     return order, np.asarray(epochs * steps, np.int32)
 

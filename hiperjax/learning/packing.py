@@ -194,7 +194,7 @@ def _write(
     rows.row_mask[row] = True
 
 
-def intern(keys: Iterable[Hashable]) -> list[int]:
+def assign_ids(keys: Iterable[Hashable]) -> list[int]:
     """Small integers for hashable things: equal things get equal ids, in order of appearance."""
     table: dict[Hashable, int] = {}
     return [table.setdefault(key, len(table)) for key in keys]
@@ -251,9 +251,9 @@ def pack_grid(
         reply_tokens=np.zeros((b, t), np.int32),
         milestone=np.zeros((b, t), bool),
     )
-    groups = intern(trajectory.task_id for trajectory in trajectories)
+    groups = assign_ids(trajectory.task_id for trajectory in trajectories)
     states = iter(
-        intern(
+        assign_ids(
             text
             for trajectory in trajectories
             for text in (*(turn.observation for turn in trajectory.turns),

@@ -2,7 +2,7 @@
 
 Values come from the network the critic reads; the reference's log-probs only where there is a KL
 term; the policy's own log-probs ride along where its trunk runs anyway, and elsewhere are read off
-a first slice, the mismatch meter: the sampler's log-probs are the old ones as long as it is small.
+a first slice, to hold the sampler's against: those serve as old ones while the two are close.
 """
 
 from typing import Any
@@ -15,11 +15,11 @@ from hiperjax.learning.batches import (
     by_sequence,
     map_used,
     read,
+    read_before,
     reply_logprobs,
     run_sequences,
 )
-from hiperjax.learning.credit.inputs import token_values
-from hiperjax.models.heads import Heads
+from hiperjax.models.heads import Heads, token_values
 from hiperjax.models.transformer import Params, TransformerConfig, forward
 from hiperjax.types import FinalPrompts, PackedBatch
 
@@ -29,7 +29,7 @@ Network = tuple[Params, TransformerConfig]
 def score_batch(
     batch: PackedBatch,
     final: FinalPrompts,
-    metered: Int[Array, ""],
+    num_logprob_sequences: Int[Array, ""],
     *,
     policy: Network,
     critic: Params | None,
@@ -43,8 +43,8 @@ def score_batch(
     Args:
       batch: what was collected.
       final: prompts after the last turns of truncated episodes.
-      metered: sequences, from the first, whose log-probs under the policy are wanted, where its
-        trunk does not run over all of them anyway.
+      num_logprob_sequences: how many sequences, from the first, have their log-probs under the
+        policy read, where its trunk does not run over all of them anyway.
       policy: parameters and shape.
       critic: the trunk the value heads read; None: the policy's.
       reference: of the KL term.
@@ -55,7 +55,7 @@ def score_batch(
     sequences, rows, _, count = batch
     reads = tuple(by_sequence(jnp.asarray(x), sequences) for x in (rows.reply_at, rows.reply,
                                                                    rows.value_at))  # fmt: skip
-    whole, metered = jnp.asarray(count, jnp.int32), jnp.asarray(metered, jnp.int32)
+    whole, wanted = jnp.asarray(count, jnp.int32), jnp.asarray(num_logprob_sequences, jnp.int32)
     trunk = (policy[0] if critic is None else critic, policy[1])
 
     def logprobs_of(network: Network, hidden: Array, part: Any) -> Array:
@@ -70,27 +70,28 @@ def score_batch(
         if critic is None:
             found["logprobs"] = logprobs_of(policy, hidden, part)
         if heads is not None:
-            found["tokens"] = token_values(heads, hidden, reply_at, reply.shape[-1])
+            states = read_before(hidden, reply_at, reply.shape[-1])
+            found["tokens"] = token_values(heads, states)
         if reference is not None:
             found["ref"] = logprobs_of(reference, run_sequences(*reference, tokens), part)
         return found
 
     parts = (sequences, reads)
     found = map_used(score_slice, parts, whole, size)
-    metered = whole if critic is None else jnp.minimum(metered, whole)
+    wanted = whole if critic is None else jnp.minimum(wanted, whole)
     if critic is not None:
 
-        def meter(part: Any) -> Array:
+        def score_policy(part: Any) -> Array:
             return logprobs_of(policy, run_sequences(*policy, part[0]), part)
 
-        found["logprobs"] = map_used(meter, parts, metered, size)
+        found["logprobs"] = map_used(score_policy, parts, wanted, size)
     by_row = {name: x.reshape(-1, *x.shape[2:]) for name, x in found.items()}
     per_sequence = reads[0].shape[1]
     return Scores(
         value_hidden=by_row["values"],
         final_hidden=read_final(final, trunk, size),
         logprobs=by_row["logprobs"],
-        scored=jnp.arange(len(by_row["logprobs"])) < metered * per_sequence,
+        scored=jnp.arange(len(by_row["logprobs"])) < wanted * per_sequence,
         ref_logprobs=by_row.get("ref", by_row["logprobs"]),
         rescored=jnp.zeros((), bool),
         token_values=by_row.get("tokens"),

@@ -1,4 +1,7 @@
-"""Everything that training changes, as one pytree: donated to the update, saved as it is."""
+"""Everything that training changes, as one pytree: donated to the update, saved as it is.
+
+And what an iteration's learning hands back: the new state, its metrics, the work it took.
+"""
 
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -9,7 +12,8 @@ import optax
 from jaxtyping import Array, Int, Key
 
 from hiperjax.learning import least_squares
-from hiperjax.models.heads import init_heads, init_projection
+from hiperjax.learning.losses import Metrics
+from hiperjax.models.heads import init_heads, init_projection, random_features
 from hiperjax.models.lora import base_config, combine, init_adapters, split_trained
 from hiperjax.models.transformer import Params, TransformerConfig
 
@@ -45,6 +49,34 @@ class TrainState(NamedTuple):
     reference: Any
     """frozen parameters of the KL term, in the compute dtype; None where it is off, and with
     adapters: their base is what training started from"""
+
+
+class Work(NamedTuple):
+    """How much one iteration's learning ran, for the account of where its time went."""
+
+    score_passes: float
+    """forward passes over the batch"""
+    score_sequences: int
+    """sequences of a slice of such a pass"""
+    update_passes: int
+    """forward and backward passes over the batch"""
+    minibatch_sizes: tuple[int, ...]
+    """sequences that each optimizer step of such a pass sees"""
+
+
+class LearnResult(NamedTuple):
+    """What one iteration's learning hands back."""
+
+    state: TrainState
+    metrics: Metrics
+    work: Work
+
+
+def features_of(critic: CriticState, hidden: Array) -> Array:
+    """What the value heads read of hidden states."""
+    if critic.projection is None:
+        return hidden.astype(jnp.float32)
+    return random_features(hidden, critic.projection)
 
 
 def trunk_of(state: TrainState, config: TransformerConfig) -> Params:

@@ -9,7 +9,10 @@ from jaxtyping import Array, Float, Key
 
 Heads = dict[str, Any]
 
-NUM_HEADS = 3
+STREAMS = ("low", "high", "term")
+"""Action, subgoal, decision to switch: each has a value head, in this order everywhere."""
+LOW, HIGH, TERM = range(3)
+NUM_HEADS = len(STREAMS)
 
 
 def _affine(layer: Heads, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
@@ -25,6 +28,18 @@ def init_heads(num_features: int) -> Heads:
 def apply_heads(heads: Heads, features: Float[Array, "*batch F"]) -> Float[Array, "*batch 3"]:
     """Values in float32, in the order low, high, term."""
     return _affine(heads, features.astype(jnp.float32))
+
+
+def apply_own_head(heads: Heads, features: Float[Array, "*n 3 F"]) -> Float[Array, "*n 3"]:
+    """Each head at a position of its own."""
+    return (
+        jnp.einsum("...hf,fh->...h", features.astype(jnp.float32), heads["kernel"]) + heads["bias"]
+    )
+
+
+def token_values(heads: Heads, states: Float[Array, "*batch D"]) -> Float[Array, "*batch"]:
+    """The term head, at the states that predict reply tokens."""
+    return apply_heads(heads, states)[..., TERM]
 
 
 def init_projection(key: Key[Array, ""], hidden_size: int, count: int = 192) -> Heads:

@@ -19,7 +19,7 @@ from hiperjax.distributed.rollout import DistributedRollout
 from hiperjax.envs.base import Suite
 from hiperjax.envs.registry import make_suite
 from hiperjax.envs.workers import make_workers
-from hiperjax.learning.credit.registry import ESTIMATORS
+from hiperjax.learning.credit.registry import check_choice
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.state import TrainState
 from hiperjax.models.lora import base_config
@@ -140,6 +140,20 @@ def model_shape(
     )
 
 
+def check_estimator(config: RunConfig, suite: Suite) -> None:
+    """Refuse an estimator that the run cannot train with, before the first episode is played.
+
+    Raises:
+      ConfigError: names the setting that does not go with it.
+    """
+    check_choice(
+        config.credit.estimator,
+        group_size=config.rollout.group_size,
+        critic=config.critic.kind,
+        milestones_of=None if suite.reports_milestones else suite.name,
+    )
+
+
 def check_weights(config: RunConfig) -> None:
     """Refuse to train a published shape without weights, unless that is what is wanted.
 
@@ -204,9 +218,9 @@ def build_components(config: RunConfig, folder: pathlib.Path | None = None) -> R
     check_style(config)
     check_weights(config)
     suite = make_suite(config.env.suite, **suite_options(config))
+    check_estimator(config, suite)
     tokenizer = build_tokenizer(config, suite, folder)
     p, r = config.prompt, config.rollout
-    _check_milestones(config, suite)
     prompter = Prompter(
         make_run_renderer(config, suite), tokenizer, p.prompt_length, trims=p.overlong == "trim"
     )
@@ -256,15 +270,6 @@ def make_learner(config: RunConfig, model: TransformerConfig) -> Learner:
         temperature=config.rollout.temperature,
         iterations=config.iterations,
     )
-
-
-def _check_milestones(config: RunConfig, suite: Suite) -> None:
-    estimator = ESTIMATORS.get(config.credit.estimator)
-    if estimator and "milestone" in estimator.needs and not suite.reports_milestones:
-        raise ConfigError(
-            f"credit.estimator {estimator.name} needs milestones, which the suite {suite.name} "
-            "does not report; choose a household, alfworld or webshop suite"
-        )
 
 
 def restore_run(

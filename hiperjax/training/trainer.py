@@ -9,7 +9,7 @@ import jax
 from hiperjax.acting.rollout import RolloutResult
 from hiperjax.config import RunConfig
 from hiperjax.distributed.processes import allgather_objects, is_first
-from hiperjax.learning.minibatches import split_into_minibatches
+from hiperjax.learning.state import Work
 from hiperjax.random_keys import Stream, derive_key
 from hiperjax.training.diagnostics import describe, warn_of_collapse
 from hiperjax.training.evaluation import Evaluation, evaluate
@@ -106,31 +106,32 @@ def collect(run: Run, timer: Timer) -> RolloutResult:
 
 def learn(
     run: Run, trajectories: Sequence[Trajectory], timer: Timer
-) -> tuple[PackedBatch, dict[str, float]]:
-    """One iteration's learning from its trajectories."""
+) -> tuple[PackedBatch, dict[str, float], Work]:
+    """One iteration's learning from its trajectories: the batch, its metrics, the work it took."""
     config = run.components.config
     with timer.phase("pack"):
         batch, final = run.components.pack(trajectories, seed=run.iteration)
     with timer.phase("update"), run.components.placement.use_mesh():
         key = derive_key(config.seed, Stream.UPDATE, run.iteration)
         shared = run.components.placement.share((batch, final))
-        run.state, metrics = run.components.learner.learn(run.state, *shared, key=key)
-        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    return batch, metrics
+        learned = run.components.learner.learn(run.state, *shared, key=key)
+        run.state = learned.state
+        metrics = {name: float(x) for name, x in jax.device_get(learned.metrics).items()}
+    return batch, metrics, learned.work
 
 
 def account_iteration(
-    run: Run, result: RolloutResult, batch: PackedBatch, passes: dict[str, float], timer: Timer
+    run: Run, result: RolloutResult, batch: PackedBatch, work: Work, timer: Timer
 ) -> Ledger:
-    """The iteration's books so far; its timer has been running since it began."""
+    """Where the iteration's time went so far; its timer has been running since it began."""
     p, seconds = run.components.config.ppo, timer.seconds
     prefix = len(run.components.prompter.shared_prefix)
     micro = p.micro_sequences or p.minibatch_sequences
-    dealt = split_into_minibatches(int(batch.count), p.minibatch_sequences, p.micro_sequences)
-    scored = run.components.learner.score_sequences
+    scored = count_pass(batch, prefix, work.score_sequences)
+    updated = count_pass(batch, prefix, micro, work.minibatch_sizes)
     slots = count_rollout(result.stats) | {
-        "score": count_pass(batch, prefix, scored).times(passes["score"]),
-        "update": count_pass(batch, prefix, micro, dealt).times(passes["update"]),
+        "score": scored.times(work.score_passes),
+        "update": updated.times(work.update_passes),
     }
     environment = result.seconds["environment"]
     rollout = max(0.0, seconds["rollout"] - environment - result.seconds["host"])
@@ -148,7 +149,7 @@ def iterate(run: Run) -> Ledger:
     config = run.components.config
     result = collect(run, timer)
     health = describe(result.trajectories)
-    batch, metrics = learn(run, result.trajectories, timer)
+    batch, metrics, work = learn(run, result.trajectories, timer)
     metrics |= health
     stats = dataclasses.asdict(result.stats)
     metrics |= {"failed_episodes": len(result.failures)} | {k: float(v) for k, v in stats.items()}
@@ -159,9 +160,8 @@ def iterate(run: Run) -> Ledger:
         )
     if run.iteration % config.eval.every == 0 or run.iteration == config.iterations:
         metrics |= run_evaluation(run, timer)
-    passes = {name: metrics.pop(f"passes/{name}") for name in ("score", "update")}
     timer.seconds["checkpoint"] = run.saving
-    ledger = account_iteration(run, result, batch, passes, timer)
+    ledger = account_iteration(run, result, batch, work, timer)
     run.saving = 0.0
     timings = timer.seconds | {f"ledger/{kind}": s for kind, s in ledger.seconds.items()}
     run.recorder.write(run.iteration, metrics | ledger.metrics(), timings)

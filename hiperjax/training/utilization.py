@@ -46,7 +46,7 @@ def count_rollout(stats: RolloutStats) -> dict[str, Slots]:
 
 
 def count_pass(
-    batch: PackedBatch, prefix: int, micro: int, dealt: Sequence[int] | None = None
+    batch: PackedBatch, prefix: int, micro: int, minibatch_sizes: Sequence[int] | None = None
 ) -> Slots:
     """Slots of one pass over a packed batch.
 
@@ -54,12 +54,12 @@ def count_pass(
       batch: what is learned from.
       prefix: tokens of the shared prefix, of which one copy a batch is needed.
       micro: sequences at once.
-      dealt: sequences of each optimizer step; None: no steps.
+      minibatch_sizes: sequences of each optimizer step; None: no steps.
     """
     length, used = batch.sequences.tokens.shape[1], int(batch.count)
     tokens = int(batch.sequences.token_mask[:used].sum())
     copies = prefix * max(0, used - 1)
-    rows = sum(-(-count // micro) * micro for count in dealt or (used,)) - used
+    rows = sum(-(-count // micro) * micro for count in minibatch_sizes or (used,)) - used
     return Slots(
         useful=tokens - copies,
         recomputed=copies,

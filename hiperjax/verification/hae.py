@@ -8,15 +8,18 @@ block is absent), ret_* and shaped_reward, by row.
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hiperjax.learning.credit.hae import bootstrap_last_turn
-from hiperjax.learning.credit.registry import CreditInputs, estimate, shape_rewards, whiten
-from hiperjax.learning.credit.shaping import token_violations
+from hiperjax.learning.credit.endings import bootstrap_last_turn
+from hiperjax.learning.credit.registry import estimate
+from hiperjax.learning.credit.shaping import shape_rewards
+from hiperjax.learning.credit.tokens import whiten
+from hiperjax.learning.credit.types import CreditInputs
 from hiperjax.verification.arrange import arrange, check_credit
 
 TOLERANCE = 1e-4
@@ -143,3 +146,20 @@ def credit_inputs(
     )
     check_credit(inputs)
     return bootstrap_last_turn(inputs) if config["bootstrap_truncated"] else inputs
+
+
+def token_violations(
+    blocks: Sequence[Sequence[int]], keep: Sequence[bool], *, requires_both: bool = True
+) -> list[bool]:
+    """The official rule: on KEEP, the subgoal block's token ids differ from the previous turn's.
+
+    Args:
+      blocks: token ids of each turn's subgoal block, tags included; empty where it is absent.
+      requires_both: a missing block on either side is no violation.
+    """
+    found = []
+    for t, kept in enumerate(keep):
+        before, now = list(blocks[t - 1]) if t else [], list(blocks[t])
+        comparable = (bool(before) and bool(now)) or not requires_both
+        found.append(bool(t and kept and comparable and before != now))
+    return found

@@ -42,7 +42,7 @@ def gigpo(
     step_weight: float = 1.0,
     std: bool = True,
     over: Over = "turns",
-    lone_raw: bool = False,
+    keep_singleton_score: bool = False,
 ) -> Float[Array, "B T"]:
     """GiGPO (arXiv 2505.10978): GRPO, plus the return-to-go normalized within the anchor.
 
@@ -51,7 +51,9 @@ def gigpo(
     Special cases: step_weight 0 is GRPO. A turn whose anchor nobody else visits gets GRPO alone.
     Revisits by one episode are members in their own right.
     """
-    episode = grpo(reward, penalty, mask, group, std=std, over=over, lone_raw=lone_raw)
+    episode = grpo(
+        reward, penalty, mask, group, std=std, over=over, keep_singleton_score=keep_singleton_score
+    )
     returns = discounted_returns(reward, mask, gamma) - penalty
     return episode + step_weight * within(returns, mask, per_turn(group, mask), state, std=std)
 
@@ -94,7 +96,7 @@ def hgpo(
     offset: int = 2,
     std: bool = True,
     base: bool = False,
-    lone_raw: bool = False,
+    keep_singleton_score: bool = False,
 ) -> Float[Array, "B T"]:
     """HGPO (arXiv 2602.22817): the return-to-go within nested anchors of 0..history past states.
 
@@ -109,7 +111,7 @@ def hgpo(
     anchor = dense_ids(task.reshape(-1), state.reshape(-1)).reshape(mask.shape)
     context, total, weights = anchor, jnp.zeros_like(returns), jnp.zeros_like(returns)
     if base:
-        a = grpo(reward, penalty, mask, group, std=std, lone_raw=lone_raw)
+        a = grpo(reward, penalty, mask, group, std=std, keep_singleton_score=keep_singleton_score)
         total, weights = total + a, weights + jnp.where(a != 0, 1.0, 0.0)
     for h in range(history + 1):
         if h:
@@ -173,25 +175,27 @@ def graphgpo(
     state: Int[Array, "B T"],
     final: Int[Array, " B"],
     *,
-    omega: float = 0.1,
+    distance_decay: float = 0.1,
     success_reward: float = 10.0,
     step_weight: float = 1.0,
     relative: bool = False,
     std: bool = True,
-    lone_raw: bool = False,
+    keep_singleton_score: bool = False,
 ) -> Float[Array, "B T"]:
     """GraphGPO (arXiv 2605.26684): how near the goal a move leads, on the graph of observed moves.
 
-        q = success_reward omega^d(next)      A = step_weight N_anchor(q - penalty) + N_task(R)
+        q = success_reward distance_decay^d(next)  A = step_weight N_anchor(q - penalty) + N_task(R)
 
     `relative` takes d(next) - d(here) + 1 as the exponent. step_weight 0 is GRPO. A step of a
     failed episode can be positive; one lucky move makes everything upstream look close.
     """
     here, there = goal_distance(mask, success, group, state, final)
     exponent = there - here + 1 if relative else there
-    q = jnp.where(mask, success_reward * omega**exponent, 0) - penalty
+    q = jnp.where(mask, success_reward * distance_decay**exponent, 0) - penalty
     step = within(q, mask, per_turn(group, mask), state, std=std)
-    return step_weight * step + grpo(reward, penalty, mask, group, std=std, lone_raw=lone_raw)
+    return step_weight * step + grpo(
+        reward, penalty, mask, group, std=std, keep_singleton_score=keep_singleton_score
+    )
 
 
 def g2po(
@@ -206,7 +210,7 @@ def g2po(
     step_weight: float = 1.0,
     success_reward: float = 10.0,
     std: bool = True,
-    lone_raw: bool = False,
+    keep_singleton_score: bool = False,
 ) -> Float[Array, "B T"]:
     """G2PO (arXiv 2606.22995): the value of the state a move leads to, and the gain of the move.
 
@@ -223,9 +227,9 @@ def g2po(
     following = jnp.where(has_next(mask), shift_left(value, 0.0), terminal)
     node = within(following - penalty, mask, task, state, std=std)
     edge = within(following - value, mask, task, std=std)
-    return grpo(reward, penalty, mask, group, std=std, lone_raw=lone_raw) + step_weight * (
-        node + edge
-    )
+    return grpo(
+        reward, penalty, mask, group, std=std, keep_singleton_score=keep_singleton_score
+    ) + step_weight * (node + edge)
 
 
 def beacon(
@@ -239,7 +243,7 @@ def beacon(
     step_weight: float = 1.0,
     milestone_reward: float = 10.0,
     std: bool = False,
-    lone_raw: bool = False,
+    keep_singleton_score: bool = False,
 ) -> Float[Array, "B T"]:
     """BEACON (arXiv 2605.06078): nearness of the next milestone, within turns at the same stage.
 
@@ -255,4 +259,7 @@ def beacon(
     q = gae_batch(milestone_reward * reached, stop, zeros, mask, zeros[:, 0]).ret
     task = per_turn(group, mask)
     step = within(q - penalty, mask, task, stage, std=std)
-    return grpo(reward, penalty, mask, group, std=std, lone_raw=lone_raw) + step_weight * step
+    return (
+        grpo(reward, penalty, mask, group, std=std, keep_singleton_score=keep_singleton_score)
+        + step_weight * step
+    )

@@ -4,7 +4,7 @@ Every function is of arrays `[B, T]` (turns) or `[B]` (episodes), in fixed shape
 may be any integers. Statistics are sums over sets of equal id, two passes in the dtype of the data,
 with weight zero on masked slots. Two guards that the public code lacks: a set of equal values gets
 advantage 0 (float32 rounding over its tiny deviation made that up to 0.6), and so does a set of
-one, unless `lone_raw` asks for the public behavior, which lets the raw score through.
+one, unless `keep_singleton_score` asks for the public behavior, which lets the raw score through.
 """
 
 from functools import partial
@@ -58,12 +58,12 @@ def set_stats(
 
 
 def normalize(
-    x: Float[Array, "*n"], stats: SetStats, *, std: bool = True, lone_raw: bool = False
+    x: Float[Array, "*n"], stats: SetStats, *, std: bool = True, keep_singleton_score: bool = False
 ) -> Float[Array, "*n"]:
     """(x - mean) / (std + 1e-6), or x - mean; 0 in sets of equals and of one."""
     centered = jnp.where(stats.equal, 0, x - stats.mean)
     scaled = centered / (stats.std + EPS) if std else centered
-    return jnp.where(stats.count <= 1, x if lone_raw else 0, scaled)
+    return jnp.where(stats.count <= 1, x if keep_singleton_score else 0, scaled)
 
 
 def within(
@@ -71,14 +71,16 @@ def within(
     mask: Bool[Array, "B T"],
     *keys: Int[Array, "B T"],
     std: bool = True,
-    lone_raw: bool = False,
+    keep_singleton_score: bool = False,
     ddof: int = 1,
 ) -> Float[Array, "B T"]:
     """Turn quantity normalized within the live turns of equal keys."""
     ids = dense_ids(*(key.reshape(-1) for key in keys))
     flat = jnp.where(mask, x, 0).reshape(-1)
     stats = set_stats(flat, ids, mask.reshape(-1), ddof=ddof)
-    out = normalize(flat, stats, std=std, lone_raw=lone_raw).reshape(x.shape)
+    out = normalize(flat, stats, std=std, keep_singleton_score=keep_singleton_score).reshape(
+        x.shape
+    )
     return jnp.where(mask, out, 0)
 
 
@@ -109,7 +111,7 @@ def grpo(
     *,
     std: bool = True,
     over: Over = "turns",
-    lone_raw: bool = False,
+    keep_singleton_score: bool = False,
 ) -> Float[Array, "B T"]:
     """GRPO (arXiv 2402.03300): A = (R - mean) / (std + 1e-6) within the task, R the episode return.
 
@@ -122,7 +124,9 @@ def grpo(
       penalty: taken off the score of single turns (malformed replies), after everything else.
     """
     score, stats = judge(reward, penalty, mask, group, over)
-    return jnp.where(mask, normalize(score, stats, std=std, lone_raw=lone_raw), 0)
+    return jnp.where(
+        mask, normalize(score, stats, std=std, keep_singleton_score=keep_singleton_score), 0
+    )
 
 
 def judge(
@@ -146,7 +150,7 @@ def rloo(
     group: Int[Array, " B"],
     *,
     over: Over = "episodes",
-    lone_raw: bool = False,
+    keep_singleton_score: bool = False,
 ) -> Float[Array, "B T"]:
     """RLOO (arXiv 2402.14740): A = (R - mean) n / (n - 1), the mean of the others as baseline.
 
@@ -156,7 +160,11 @@ def rloo(
     """
     score, stats = judge(reward, penalty, mask, group, over)
     lift = stats.count / jnp.maximum(stats.count - 1, 1)
-    return jnp.where(mask, lift * normalize(score, stats, std=False, lone_raw=lone_raw), 0)
+    return jnp.where(
+        mask,
+        lift * normalize(score, stats, std=False, keep_singleton_score=keep_singleton_score),
+        0,
+    )
 
 
 def whiten_weighted(
@@ -175,7 +183,7 @@ def whiten_weighted(
 def reinforce_pp(
     reward: Float[Array, "B T"],
     mask: Bool[Array, "B T"],
-    n_tok: Int[Array, "B T"],
+    num_reply_tokens: Int[Array, "B T"],
     *,
     gamma: float = 1.0,
     per_turn_return: bool = False,
@@ -188,7 +196,9 @@ def reinforce_pp(
     if per_turn_return:
         returns = discounted_returns(reward, mask, gamma)
         return whiten_weighted(returns, mask.astype(reward.dtype))
-    return whiten_weighted(episode_returns(reward, mask), token_weight(mask, n_tok, reward))
+    return whiten_weighted(
+        episode_returns(reward, mask), token_weight(mask, num_reply_tokens, reward)
+    )
 
 
 def reinforce_pp_baseline(
@@ -196,19 +206,27 @@ def reinforce_pp_baseline(
     penalty: Float[Array, "B T"],
     mask: Bool[Array, "B T"],
     group: Int[Array, " B"],
-    n_tok: Int[Array, "B T"],
+    num_reply_tokens: Int[Array, "B T"],
     *,
     over: Over = "turns",
-    lone_raw: bool = False,
+    keep_singleton_score: bool = False,
 ) -> Float[Array, "B T"]:
     """REINFORCE++ with the task's mean as baseline, then whitened over the batch's tokens.
 
     The second centering gives a task without any signal an advantage that is not zero.
     """
-    centered = grpo(reward, penalty, mask, group, std=False, over=over, lone_raw=lone_raw)
-    return whiten_weighted(centered, token_weight(mask, n_tok, reward))
+    centered = grpo(
+        reward,
+        penalty,
+        mask,
+        group,
+        std=False,
+        over=over,
+        keep_singleton_score=keep_singleton_score,
+    )
+    return whiten_weighted(centered, token_weight(mask, num_reply_tokens, reward))
 
 
-def token_weight(mask: Array, n_tok: Array, like: Array) -> Array:
+def token_weight(mask: Array, num_reply_tokens: Array, like: Array) -> Array:
     """Tokens of live turns, as weights."""
-    return jnp.where(mask, n_tok, 0).astype(like.dtype)
+    return jnp.where(mask, num_reply_tokens, 0).astype(like.dtype)

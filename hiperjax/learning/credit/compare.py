@@ -1,7 +1,7 @@
-"""The advantage lab: what every estimator says of one and the same batch.
+"""Comparison of estimators: what each says of one and the same batch.
 
-One jitted call a batch, a few hundred kilobytes of scalars: cheap enough to run every k iterations
-of training and to log beside the losses.
+One jitted call per batch, a few hundred kilobytes of scalars: cheap enough to run every k
+iterations of training and to log beside the losses.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from hiperjax.learning.credit.registry import ESTIMATORS, estimate, whiten
+from hiperjax.learning.credit.measure import explain_head
+from hiperjax.learning.credit.registry import ESTIMATORS, estimate
+from hiperjax.learning.credit.tokens import whiten
 from hiperjax.learning.credit.types import Credit, CreditInputs
-
-STREAMS = ("low", "high", "term")
+from hiperjax.learning.statistics import masked_mean, masked_variance
+from hiperjax.models.heads import STREAMS
 
 
 def usable_estimators(inputs: CreditInputs) -> tuple[str, ...]:
@@ -90,25 +92,6 @@ def measure_estimator(
     return found
 
 
-def explain_head(credit: Credit, inputs: CreditInputs, head: str) -> Float[Array, ""]:
-    """Explained variance of a head at the places it is fitted at, before this batch's fit."""
-    if credit.tokens is not None:
-        return explained_variance(credit.tokens.value, credit.tokens.ret, credit.tokens.mask)
-    return explained_variance(
-        getattr(inputs, f"v_{head}"), getattr(credit, f"ret_{head}"), getattr(credit, f"fit_{head}")
-    )
-
-
-def masked_mean(x: Float[Array, "*n"], mask: Bool[Array, "*n"]) -> Float[Array, ""]:
-    """Mean over the mask; 0 over none."""
-    return jnp.where(mask, x, 0).sum() / jnp.maximum(mask.sum(), 1)
-
-
-def masked_variance(x: Float[Array, "*n"], mask: Bool[Array, "*n"]) -> Float[Array, ""]:
-    """Variance over the mask, in two passes."""
-    return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
-
-
 def between_segments(
     x: Float[Array, "B T"], mask: Bool[Array, "B T"], boundary: Bool[Array, "B T"]
 ) -> Float[Array, ""]:
@@ -135,12 +118,3 @@ def signal_to_noise(g: Float[Array, "B F"], live: Bool[Array, " B"]) -> Float[Ar
     noise = (spread**2).sum() / (n - 1) / n
     signal = jnp.maximum((mean**2).sum() - noise, 0)
     return jnp.where(noise > 0, signal / jnp.where(noise > 0, noise, 1), 0)
-
-
-def explained_variance(
-    value: Float[Array, "*n"], target: Float[Array, "*n"], mask: Bool[Array, "*n"]
-) -> Float[Array, ""]:
-    """1 - Var(target - value) / Var(target) over the mask; 0 where targets do not vary."""
-    variance = masked_variance(jnp.where(mask, target, 0), mask)
-    error = masked_variance(jnp.where(mask, target - value, 0), mask)
-    return jnp.where(variance > 0, 1 - error / jnp.where(variance > 0, variance, 1), 0)

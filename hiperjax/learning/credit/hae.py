@@ -1,14 +1,15 @@
-"""The estimators that read a critic: HAE, flat turn-level and flat token-level GAE."""
+"""HAE as a credit estimator: three streams, each with a value head of its own."""
 
 import dataclasses
 
 import jax.numpy as jnp
-from hiperjax_kernels.gae import gae_batch
 from hiperjax_kernels.hae import HaeInputs, HaeOutputs, hae_batch
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from hiperjax.estimator_options import EstimatorOptions
-from hiperjax.learning.credit.types import Credit, CreditInputs, TokenCredit
+from hiperjax.learning.credit.endings import turn_discount
+from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator, require_field
+from hiperjax.models.heads import STREAMS
 
 
 def hae_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
@@ -20,9 +21,9 @@ def hae_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     Options: gamma, lambda_turn, lambda_segment, lambda_boundary, v_high_targets, critic_targets,
     switch_advantage.
     """
-    low_fit = inputs.mask if inputs.low_fit is None else inputs.mask & inputs.low_fit
-    low_fit = jnp.asarray(low_fit)
-    v_low = jnp.where(low_fit, inputs.v_low, inputs.v_term)
+    has_low_value = True if inputs.low_value_mask is None else inputs.low_value_mask
+    fit_low = jnp.asarray(inputs.mask & has_low_value)
+    v_low = jnp.where(fit_low, inputs.v_low, inputs.v_term)
     kernel_inputs = hae_inputs(inputs._replace(v_low=v_low), options.gamma)
     out = hae_batch(
         kernel_inputs,
@@ -46,7 +47,7 @@ def hae_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
         mask_low=inputs.mask,
         mask_high=mask_high,
         mask_term=mask_term,
-        fit_low=low_fit,
+        fit_low=fit_low,
         fit_high=inputs.mask if options.v_high_targets == "all" else boundary,
         fit_term=inputs.mask,
     )
@@ -61,69 +62,6 @@ def paper_hae_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """
     fixed = dataclasses.replace(options, lambda_boundary=0.0, v_high_targets="boundaries")
     return hae_credit(inputs, fixed)
-
-
-def flat_gae_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
-    """Flat turn-level GAE (Turn-PPO, arXiv 2512.17008): the same advantage on the whole reply.
-
-        A_t = r_t + g_t V_{t+1} - V_t + g_t lambda_turn A_{t+1}
-
-    with V the term head: the value of everything in the prompt. HAE's low stream without switches.
-
-    Options: gamma, lambda_turn.
-    """
-    discount = turn_discount(inputs.mask, inputs.terminated, options.gamma)
-    adv, ret = gae_batch(
-        inputs.reward,
-        discount,
-        inputs.v_term,
-        inputs.mask,
-        inputs.bootstrap_term,
-        lambda_turn=options.lambda_turn,
-    )
-    none, zero = jnp.zeros_like(inputs.mask), jnp.zeros_like(ret)
-    live = inputs.mask
-    return Credit(adv, adv, adv, zero, zero, ret, live, live, live, none, none, live)
-
-
-def flat_token_gae_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
-    """Flat token-level GAE, the PPO of single-turn RLHF: each reply token is a step.
-
-        A_k = r_k + g_k V_{k+1} - V_k + g_k lambda_token A_{k+1}
-
-    over the reply tokens, with V_k the term head before token k, r_k the turn's reward at its last
-    token and 0 elsewhere. Layout "episode" (verl's multi-turn rows): the replies of an episode one
-    after the other, observations skipped, g_k = gamma between turns and 1 within them. Layout
-    "turn" (the agent papers' PPO): each reply a stream of its own that ends with the whole
-    episode's return, no value after it.
-
-    Options: gamma (layout "episode"), lambda_token, token_layout.
-    """
-    value, reply = require(
-        ("v_token", "reply_mask"), (inputs.v_token, inputs.reply_mask), "flat_token_gae"
-    )
-    live = jnp.asarray(reply) & inputs.mask[..., None]
-    slot = jnp.arange(live.shape[-1])
-    last = live & (slot == jnp.max(jnp.where(live, slot, -1), axis=-1, keepdims=True))
-    if options.token_layout == "episode":
-        reward = inputs.reward
-        follows = turn_discount(inputs.mask, inputs.terminated, options.gamma)
-    else:
-        total = jnp.where(inputs.mask, inputs.reward, 0).sum(axis=1, keepdims=True)
-        reward, follows = jnp.where(inputs.mask, total, 0), jnp.zeros_like(inputs.reward)
-    streams = (
-        jnp.where(last, reward[..., None], 0),
-        jnp.where(last, follows[..., None], 1),
-        value,
-        live,
-    )
-    flat = (x.reshape(len(live), -1) for x in streams)
-    out = gae_batch(*flat, inputs.bootstrap_term, lambda_turn=options.lambda_token)
-    adv, ret = (x.reshape(live.shape) for x in out)
-    mean = adv.sum(axis=-1) / jnp.maximum(live.sum(axis=-1), 1)
-    turns, none, zero = inputs.mask, jnp.zeros_like(inputs.mask), jnp.zeros_like(mean)
-    tokens = TokenCredit(adv, ret, jnp.where(live, value, 0), live)
-    return Credit(mean, mean, mean, zero, zero, zero, turns, turns, turns, none, none, none, tokens)
 
 
 def hae_inputs(inputs: CreditInputs, gamma: float) -> HaeInputs:
@@ -141,19 +79,6 @@ def hae_inputs(inputs: CreditInputs, gamma: float) -> HaeInputs:
     )
 
 
-def turn_discount(
-    mask: Bool[Array, "B T"], terminated: Bool[Array, " B"], gamma: float
-) -> Float[Array, "B T"]:
-    """gamma, and 0 at the last turn of a terminated episode."""
-    last = jnp.arange(mask.shape[1])[None] == last_turn(mask)[:, None]
-    return jnp.where(last & terminated[:, None], 0.0, gamma)
-
-
-def last_turn(mask: Bool[Array, "B T"]) -> Array:
-    """Index of the last live turn, -1 in an empty trajectory."""
-    return jnp.max(jnp.where(mask, jnp.arange(mask.shape[1])[None], -1), axis=1)
-
-
 def one_step_targets(inputs: HaeInputs) -> HaeOutputs:
     """Critic targets of the paper: one turn (low) or one segment (high, term), then the critic."""
     return hae_batch(inputs, lambda_turn=0.0, lambda_segment=0.0, lambda_boundary=0.0)
@@ -162,39 +87,16 @@ def one_step_targets(inputs: HaeInputs) -> HaeOutputs:
 def two_head_switch_advantage(inputs: CreditInputs) -> Float[Array, "B T"]:
     """(q - beta)(V_high - V_keep): the paper's switch advantage, which has no third head.
 
-    beta is the probability of SWITCH, V_keep the low value under the old subgoal. At turn 0 there
-    is no old subgoal and nothing to decide: zero.
+    q is 1 at a boundary and 0 elsewhere, beta the probability of SWITCH, V_keep the low value under
+    the old subgoal. At turn 0 there is no old subgoal and nothing to decide: zero.
     """
-    found = (inputs.switch, inputs.switch_prob, inputs.v_keep)
-    q, beta, v_keep = require(("switch", "switch_prob", "v_keep"), found, "two-head switch")
-    gain = (q - beta) * (inputs.v_high - v_keep)
+    beta = require_field(inputs, "switch_prob", "switch_advantage two_head")
+    v_keep = require_field(inputs, "v_keep", "switch_advantage two_head")
+    gain = (inputs.boundary - beta) * (inputs.v_high - v_keep)
     return jnp.where(inputs.mask, gain, 0).at[:, 0].set(0)
 
 
-def require(names: tuple[str, ...], fields: tuple, where: str) -> tuple:
-    """The fields, all of them present.
-
-    Raises:
-      ValueError: one is None.
-    """
-    for name, field in zip(names, fields, strict=True):
-        if field is None:
-            raise ValueError(f"{where}: found {name}=None; pass CreditInputs.{name}")
-    return fields
-
-
-def bootstrap_last_turn(inputs: CreditInputs) -> CreditInputs:
-    """Continue truncated episodes as the official code does: from values of turns already acted.
-
-    The low tail gets the last turn's own value, the high and term tail that of the last segment's
-    start. The proper bootstrap, the critic on the state after the last turn, is what `bootstrap_*`
-    hold when they come from the learner; zeros there mean none.
-    """
-    last = jnp.maximum(last_turn(inputs.mask), 0)
-    start = jnp.maximum(last_turn(inputs.mask & inputs.boundary), 0)
-    rows = jnp.arange(last.shape[0])
-    return inputs._replace(
-        bootstrap_low=inputs.v_low[rows, last],
-        bootstrap_high=inputs.v_high[rows, start],
-        bootstrap_term=inputs.v_term[rows, last],
-    )
+HAE_ESTIMATORS = (
+    Estimator("hae", hae_credit, hierarchical=True, heads=STREAMS),
+    Estimator("hae_paper", paper_hae_credit, hierarchical=True, heads=STREAMS),
+)

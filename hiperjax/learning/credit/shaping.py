@@ -1,12 +1,19 @@
 """Reward shaping: penalties on top of the environment's reward, each a named term."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 KeepMode = Literal["fixed", "normalized"]
+PENALTIES = (
+    "invalid_penalty",
+    "inadmissible_penalty",
+    "keep_penalty",
+    "keep_penalty_mode",
+    "consistency_penalty",
+)
+"""The settings of `shape_rewards`."""
 
 
 def shape_rewards(
@@ -72,38 +79,3 @@ def keep_share(mask: Bool[Array, "B T"], mode: KeepMode) -> Float[Array, "B 1"]:
     if mode == "fixed":
         return jnp.ones(turns.shape)
     return jnp.where(turns > 1, 1.0 / jnp.maximum(turns, 1), 0.0)
-
-
-def subgoal_violations(
-    subgoals: Sequence[str], keep: Sequence[bool], *, present: Sequence[bool] | None = None
-) -> list[bool]:
-    """KEEP turns of one trajectory that wrote another subgoal than the one in force.
-
-    Strings are compared with case, whitespace and closing punctuation leveled. A turn without a
-    subgoal block (`present` False) violates nothing and changes nothing.
-    """
-    use_mesh, found = "", []
-    for t, (text, kept) in enumerate(zip(subgoals, keep, strict=True)):
-        written = present is None or present[t]
-        leveled = " ".join(text.casefold().split()).rstrip(".!")
-        found.append(bool(t and kept and written and leveled != use_mesh))
-        if written and not (t and kept):
-            use_mesh = leveled
-    return found
-
-
-def token_violations(
-    blocks: Sequence[Sequence[int]], keep: Sequence[bool], *, requires_both: bool = True
-) -> list[bool]:
-    """The official rule: on KEEP, the subgoal block's token ids differ from the previous turn's.
-
-    Args:
-      blocks: token ids of each turn's subgoal block, tags included; empty where it is absent.
-      requires_both: a missing block on either side is no violation.
-    """
-    found = []
-    for t, kept in enumerate(keep):
-        before, now = list(blocks[t - 1]) if t else [], list(blocks[t])
-        comparable = (bool(before) and bool(now)) or not requires_both
-        found.append(bool(t and kept and comparable and before != now))
-    return found

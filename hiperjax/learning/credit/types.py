@@ -1,8 +1,8 @@
-"""What goes into a credit estimator and what comes out: the nouns of `advantages.py`."""
+"""What goes into a credit estimator, what comes out, and what it says of itself."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int
 
@@ -32,15 +32,13 @@ class CreditInputs(NamedTuple):
     """value of the state after the last turn; used where the episode was truncated"""
     bootstrap_high: Float[Array, " B"]
     bootstrap_term: Float[Array, " B"]
-    low_fit: Bool[Array, "B T"] | None = None
+    low_value_mask: Bool[Array, "B T"] | None = None
     """turns with a position after the subgoal: elsewhere the term value is the low baseline, and
     the low head is not fitted (a low value read at the prompt paid for malformed replies)"""
     has_subgoal: Bool[Array, "B T"] | None = None
     """turns with subgoal tokens; None: all"""
     has_switch: Bool[Array, "B T"] | None = None
     """turns with switch tokens; None: all"""
-    switch: Bool[Array, "B T"] | None = None
-    """the decision as sampled (`boundary` is True at turn 0 whatever was said)"""
     switch_prob: Float[Array, "B T"] | None = None
     """probability of SWITCH under the behavior policy"""
     v_keep: Float[Array, "B T"] | None = None
@@ -54,7 +52,7 @@ class CreditInputs(NamedTuple):
     """identity of the observation after the last action"""
     invalid: Bool[Array, "B T"] | None = None
     """malformed replies, for the estimators that penalize a row's score"""
-    n_tok: Int[Array, "B T"] | None = None
+    num_reply_tokens: Int[Array, "B T"] | None = None
     """reply tokens of the turn: weights of token-level statistics"""
     milestone: Bool[Array, "B T"] | None = None
     """turns whose action completes a milestone"""
@@ -105,17 +103,19 @@ class Estimator:
 
     name: str
     function: Callable[[CreditInputs, EstimatorOptions], Credit]
-    hierarchical: bool
+    hierarchical: bool = False
     """True: each stream on its own block; False: one advantage on every reply token of the turn"""
-    needs_groups: bool
-    """several episodes a task"""
-    heads: tuple[Literal["low", "high", "term"], ...]
-    """value heads it reads and trains"""
+    heads: tuple[str, ...] = ()
+    """those of the streams low, high, term whose value heads it reads and trains"""
     needs: tuple[str, ...] = ()
     """optional fields of `CreditInputs` it cannot do without"""
-
     per_token: bool = False
     """True: a value before every reply token, and an advantage for each"""
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether it compares several episodes of one task."""
+        return "group_id" in self.needs
 
     @property
     def needs_critic(self) -> bool:
@@ -125,3 +125,15 @@ class Estimator:
     def docs(self) -> str:
         """The estimator's own docstring: recursion, source, special cases."""
         return self.function.__doc__ or ""
+
+
+def require_field(inputs: CreditInputs, name: str, where: str = "") -> Array:
+    """An optional field that has to be there.
+
+    Raises:
+      ValueError: it is None.
+    """
+    field = getattr(inputs, name)
+    if field is None:
+        raise ValueError(f"{where or 'estimator'}: found {name}=None; pass CreditInputs.{name}")
+    return field

@@ -1,0 +1,88 @@
+"""What the update minimizes on one micro-batch: which losses, with which weights.
+
+A new loss term is a function in losses.py, a line here, and its coefficient in `ppo`.
+"""
+
+from jaxtyping import Array, Float
+
+from hiperjax.learning.batches import LearnerBatch, read, read_before
+from hiperjax.learning.losses import (
+    LossInputs,
+    LossOutputs,
+    ppo_loss,
+    switch_rate_loss,
+    value_loss,
+)
+from hiperjax.learning.minibatches import Counts
+from hiperjax.models.heads import STREAMS, TERM, Heads, apply_own_head, token_values
+
+
+def policy_objective(
+    logprobs: Float[Array, "s K R"],
+    entropy: Float[Array, "s K R"],
+    part: LearnerBatch,
+    counts: Counts,
+    *,
+    clip: float,
+    dual_clip: float,
+    kl_coefficient: float,
+    entropy_coefficient: float,
+    switch_rate_coefficient: float,
+    switch_rate_target: float,
+) -> LossOutputs:
+    """PPO, its KL and entropy terms, and the switch-rate regularizer.
+
+    Args:
+      logprobs, entropy: of the reply tokens under the policy that learns.
+      part: the micro-batch.
+      counts: of its whole minibatch.
+    """
+    inputs = LossInputs(
+        logprobs=logprobs,
+        old_logprobs=part.old_logprobs,
+        ref_logprobs=part.ref_logprobs if kl_coefficient else logprobs,
+        entropy=entropy,
+        advantage=part.advantage,
+        mask=part.loss_mask,
+    )
+    loss, metrics = ppo_loss(
+        inputs,
+        counts.tokens,
+        clip=clip,
+        dual_clip=dual_clip,
+        kl_coefficient=kl_coefficient,
+        entropy_coefficient=entropy_coefficient,
+    )
+    if switch_rate_coefficient:
+        rate = switch_rate_loss(
+            logprobs,
+            part.switch_tokens,
+            part.switched,
+            part.chose,
+            counts.choices,
+            counts.switch_rate,
+            target=switch_rate_target,
+        )
+        loss, metrics = loss + switch_rate_coefficient * rate.loss, metrics | rate.metrics
+    return LossOutputs(loss, metrics)
+
+
+def value_objective(
+    heads: Heads,
+    hidden: Float[Array, "s C D"],
+    part: LearnerBatch,
+    counts: Counts,
+    *,
+    value_clip: float | None,
+) -> LossOutputs:
+    """Squared error of the value heads: three positions per turn, or every reply token."""
+    if part.tokens is None:
+        names = STREAMS
+        values = apply_own_head(heads, read(hidden, part.value_at))
+        targets = part.old_value, part.value_target, part.value_mask
+    else:
+        names, t = STREAMS[TERM:], part.tokens
+        states = read_before(hidden, part.reply_at, part.reply.shape[-1])
+        values = token_values(heads, states)[..., None]
+        targets = t.old_value[..., None], t.target[..., None], t.mask[..., None]
+    return value_loss(values, *targets, counts.values, value_clip=value_clip, heads=names)
