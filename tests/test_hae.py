@@ -1,5 +1,9 @@
 """HAE: the oracle, the special cases, causality, and everything that must change nothing."""
 
+import doctest
+import importlib
+
+import hiperjax_kernels
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -210,3 +214,13 @@ def test_traced_once_a_shape():
     for seed in range(3):
         counted(to_jax(random_inputs(seed)))
     assert len(traces) == 1
+
+
+def test_the_example_of_the_docstring():
+    found = doctest.testmod(importlib.import_module("hiperjax_kernels.hae"))
+    assert found.attempted == 8 and not found.failed
+
+
+def test_the_package_exports_functions():
+    """`from hiperjax_kernels import hae` is the function, not the module of that name."""
+    assert all(callable(getattr(hiperjax_kernels, name)) for name in hiperjax_kernels.__all__)

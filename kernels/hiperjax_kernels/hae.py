@@ -40,6 +40,26 @@ multiply-add each beat one scan that carries all three on a CPU (a step of XLA's
 operation, and the rest is then one fused pass over all turns), and the same recurrences serve the
 packed stream and its associative twin (`packed`).
 
+Example. Four turns, a second segment from turn 2 on, a reward of 1 at the end, where the episode
+terminates. The paper's estimator credits the first segment with what V_high hoped for at turn 2
+(0.6 - 0.5), `lambda_boundary` 1 with what came of it (1 - 0.5):
+
+>>> import jax.numpy as jnp
+>>> from hiperjax_kernels import HaeInputs, hae
+>>> half, zero = jnp.full(4, 0.5), jnp.zeros(())
+>>> inputs = HaeInputs(
+...     reward=jnp.array([0.0, 0, 0, 1]), discount=jnp.array([1.0, 1, 1, 0]),
+...     v_low=half, v_high=jnp.array([0.4, 0, 0.6, 0]), v_term=half,
+...     boundary=jnp.array([True, False, True, False]), mask=jnp.ones(4, bool),
+...     bootstrap_low=zero, bootstrap_high=zero)
+>>> paper, ours = hae(inputs, lambda_segment=0.5), hae(inputs, lambda_boundary=1.0)
+>>> [round(x, 2) for x in paper.adv_low.tolist()]
+[0.1, 0.1, 0.5, 0.5]
+>>> [round(x, 2) for x in ours.adv_low.tolist()]
+[0.5, 0.5, 0.5, 0.5]
+>>> [round(x, 2) for x in paper.adv_high.tolist()]
+[0.4, 0.0, 0.4, 0.0]
+
 Reference: HiPER (arXiv 2602.16165). `R_high` is defined at every turn, not only at boundaries: the
 return if t were one, so that V_high can be fitted wherever it may be read.
 """

@@ -77,12 +77,13 @@ def flat_token_gae_credit(inputs: CreditInputs, options: EstimatorOptions) -> Cr
 
 
 FLAT_ESTIMATORS = (
-    Estimator("flat_gae", flat_gae_credit, heads=("term",)),
+    Estimator("flat_gae", flat_gae_credit, heads=("term",), causal=True),
     Estimator(
         "flat_token_gae",
         flat_token_gae_credit,
         heads=("term",),
         needs=("v_token", "reply_mask"),
         per_token=True,
+        causal=True,  # in the layout "episode"
     ),
 )

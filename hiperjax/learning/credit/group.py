@@ -5,7 +5,8 @@ episode return of `reward`; `row_penalty` lowers the score of malformed turns al
 code does with its unshaped reward (leave it 0 where `reward` is already shaped).
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from hiperjax_kernels import anchors, groups
@@ -35,7 +36,7 @@ def turns_of(inputs: CreditInputs, options: EstimatorOptions) -> tuple[Any, Any,
 def grpo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """GRPO; see `hiperjax_kernels.groups.grpo`.
 
-    Options: group_std, group_over, keep_singleton_score.
+    Options: row_penalty, group_std, group_over, keep_singleton_score.
     """
     adv = groups.grpo(
         *turns_of(inputs, options),
@@ -51,7 +52,7 @@ def dr_grpo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
 
     Its other half, a token loss divided by a constant, belongs to the loss.
 
-    Options: keep_singleton_score.
+    Options: row_penalty, keep_singleton_score.
     """
     adv = groups.grpo(
         *turns_of(inputs, options),
@@ -63,7 +64,10 @@ def dr_grpo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
 
 
 def rloo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
-    """RLOO; see `hiperjax_kernels.groups.rloo`. Options: group_over, keep_singleton_score."""
+    """RLOO; see `hiperjax_kernels.groups.rloo`.
+
+    Options: row_penalty, group_over, keep_singleton_score.
+    """
     adv = groups.rloo(
         *turns_of(inputs, options),
         over=options.group_over,
@@ -90,7 +94,7 @@ def reinforce_pp_credit(inputs: CreditInputs, options: EstimatorOptions) -> Cred
 def reinforce_pp_baseline_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """REINFORCE++ with a task baseline; see `hiperjax_kernels.groups.reinforce_pp_baseline`.
 
-    Options: group_over, keep_singleton_score.
+    Options: row_penalty, group_over, keep_singleton_score.
     """
     adv = groups.reinforce_pp_baseline(
         *turns_of(inputs, options),
@@ -113,7 +117,7 @@ def token_counts(inputs: CreditInputs) -> Array:
 def gigpo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """GiGPO; see `hiperjax_kernels.anchors.gigpo`. Published: gamma 0.95, std on ALFWorld.
 
-    Options: gamma, step_weight, group_std, group_over, keep_singleton_score.
+    Options: row_penalty, gamma, step_weight, group_std, group_over, keep_singleton_score.
     """
     adv = anchors.gigpo(
         *turns_of(inputs, options),
@@ -130,7 +134,7 @@ def gigpo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
 def hgpo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """HGPO; see `hiperjax_kernels.anchors.hgpo`. Published: gamma 0.95, history 2 or 4.
 
-    Options: gamma, history, history_exponent, group_std.
+    Options: row_penalty, gamma, history, history_exponent, group_std.
     """
     adv = anchors.hgpo(
         *turns_of(inputs, options),
@@ -159,7 +163,8 @@ def gagpo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
 def graphgpo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """GraphGPO; see `hiperjax_kernels.anchors.graphgpo`. Published: decay 0.1, WebShop 0.2.
 
-    Options: distance_decay, success_reward, step_weight, group_std, keep_singleton_score.
+    Options: row_penalty, distance_decay, success_reward, step_weight, group_std,
+    keep_singleton_score.
     """
     adv = anchors.graphgpo(
         *turns_of(inputs, options),
@@ -178,7 +183,7 @@ def graphgpo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
 def g2po_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """G2PO; see `hiperjax_kernels.anchors.g2po`. Published: gamma 0.95.
 
-    Options: gamma, step_weight, success_reward, group_std, keep_singleton_score.
+    Options: row_penalty, gamma, step_weight, success_reward, group_std, keep_singleton_score.
     """
     adv = anchors.g2po(
         *turns_of(inputs, options),
@@ -196,7 +201,8 @@ def g2po_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
 def beacon_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """BEACON; see `hiperjax_kernels.anchors.beacon`. Published: gamma 0.95, no std.
 
-    Options: gamma, step_weight, success_reward (of a milestone), group_std, keep_singleton_score.
+    Options: row_penalty, gamma, step_weight, success_reward (of a milestone), group_std,
+    keep_singleton_score.
     """
     adv = anchors.beacon(
         *turns_of(inputs, options),
@@ -210,17 +216,22 @@ def beacon_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     return uniform_credit(adv, inputs)
 
 
-def group_estimator(name: str, function, needs: tuple[str, ...] = GROUPS) -> Estimator:
+def group_estimator(
+    name: str,
+    function: Callable[[CreditInputs, EstimatorOptions], Credit],
+    needs: tuple[str, ...] = GROUPS,
+    scope: Literal["task", "batch"] = "task",
+) -> Estimator:
     """A flat estimator without a critic."""
-    return Estimator(name, function, needs=needs)
+    return Estimator(name, function, needs=needs, scope=scope)
 
 
 GROUP_ESTIMATORS = (
     group_estimator("grpo", grpo_credit),
     group_estimator("dr_grpo", dr_grpo_credit),
     group_estimator("rloo", rloo_credit),
-    group_estimator("reinforce_pp", reinforce_pp_credit, ()),
-    group_estimator("reinforce_pp_baseline", reinforce_pp_baseline_credit),
+    group_estimator("reinforce_pp", reinforce_pp_credit, (), "batch"),
+    group_estimator("reinforce_pp_baseline", reinforce_pp_baseline_credit, scope="batch"),
     group_estimator("gigpo", gigpo_credit, ANCHORS),
     group_estimator("hgpo", hgpo_credit, ANCHORS),
     group_estimator("gagpo", gagpo_credit, ANCHORS),

@@ -97,6 +97,6 @@ def two_head_switch_advantage(inputs: CreditInputs) -> Float[Array, "B T"]:
 
 
 HAE_ESTIMATORS = (
-    Estimator("hae", hae_credit, hierarchical=True, heads=STREAMS),
-    Estimator("hae_paper", paper_hae_credit, hierarchical=True, heads=STREAMS),
+    Estimator("hae", hae_credit, hierarchical=True, heads=STREAMS, causal=True),
+    Estimator("hae_paper", paper_hae_credit, hierarchical=True, heads=STREAMS, causal=True),
 )

@@ -13,7 +13,7 @@ from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.learning.credit.flat_gae import FLAT_ESTIMATORS
 from hiperjax.learning.credit.group import GROUP_ESTIMATORS
 from hiperjax.learning.credit.hae import HAE_ESTIMATORS
-from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator, require_field
+from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator
 
 ENTRY_POINT_GROUP = "hiperjax.estimators"
 ESTIMATORS: dict[str, Estimator] = {
@@ -95,7 +95,4 @@ def estimate(name: str, inputs: CreditInputs, **options: Any) -> Credit:
       TypeError: no such option.
       ValueError: the estimator needs a field of `inputs` that is None.
     """
-    estimator = find_estimator(name)
-    for need in estimator.needs:
-        require_field(inputs, need, name)
-    return estimator.function(inputs, EstimatorOptions(**options))
+    return find_estimator(name)(inputs, EstimatorOptions(**options))

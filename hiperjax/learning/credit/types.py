@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int
 
@@ -111,6 +111,20 @@ class Estimator:
     """optional fields of `CreditInputs` it cannot do without"""
     per_token: bool = False
     """True: a value before every reply token, and an advantage for each"""
+    scope: Literal["episode", "task", "batch"] = "episode"
+    """whose rewards an episode's advantages depend on: its own, its task's, all of them"""
+    causal: bool = False
+    """True: no advantage depends on a reward of an earlier turn of its episode"""
+
+    def __call__(self, inputs: CreditInputs, options: EstimatorOptions) -> Credit:
+        """Raw advantages and value targets of a batch.
+
+        Raises:
+          ValueError: a field that it needs is None.
+        """
+        for need in self.needs:
+            require_field(inputs, need, self.name)
+        return self.function(inputs, options)
 
     @property
     def needs_groups(self) -> bool:
