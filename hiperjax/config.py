@@ -162,7 +162,7 @@ class CreditConfig(EstimatorOptions):
     estimator: str = "hae"
     """Name in the estimator registry: hae, hae_paper, flat_gae, flat_token_gae, grpo, gigpo, ..."""
     compare_every: int = 0
-    """Iterations between comparisons of all estimators on the batch at hand, logged under lab/;
+    """Iterations between comparisons of all estimators on the batch at hand, logged under compare/;
     0 is never."""
     bootstrap: Literal["proper", "last_turn", "none"] = "proper"
     """After a truncated episode: the critic's value of the state after its last turn; the official

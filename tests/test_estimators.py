@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import pathlib
 import re
 
 import jax.numpy as jnp
@@ -108,3 +109,14 @@ def test_estimators_of_other_packages(monkeypatch):
         find_estimator("odd")
     with pytest.raises(ConfigError, match=r"is 'toi'; expected one of .*odd, .*toy"):
         find_estimator("toi")
+
+
+def test_the_documented_estimator_is_sound():
+    """The page's own code, in order: an estimator, and its check."""
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "estimators.md").read_text()
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    assert isinstance(names["ONE_TURN"], Estimator)
+    rows = re.findall(r"^\| `(\w+)` \|.*\|.*\|.*\|.*\|$", page, re.MULTILINE)
+    assert set(rows) == set(ESTIMATORS), "one row each in the table"

@@ -324,15 +324,9 @@ def dry(run: Run, args: argparse.Namespace) -> int:
     used = batch.sequences.token_mask[: batch.count]
     print(f"{batch.count} packed sequences, {1 - used.mean():.1%} of their token slots padding")
     c = run.components.config
-    found = plan(
-        run.components.model,
-        args.device or "h200",
-        load,
-        critic=c.critic.kind,
-        reference=c.ppo.kl_coefficient != 0,
-        title=args.shape,
-    )
-    print(render(found))
+    device, reference = args.device or "h200", c.ppo.kl_coefficient != 0
+    options = dict(critic=c.critic.kind, reference=reference, title=args.shape)
+    print(render(plan(run.components.model, device, load, **options)))
     return 0
 
 
