@@ -75,11 +75,11 @@ def build_sections(groups: Sequence[Group]) -> list[Section]:
         Section("hierarchy", "Hierarchy", "", [*_wished(groups, HIERARCHY), *_segments(groups)]),
         Section("learning", "Learning", "", [*_wished(groups, LEARNING), *_streams(groups)]),
         Section(
-            "lab",
-            "Advantage lab",
+            "compare",
+            "Estimators compared",
             "What each estimator says of one and the same batch. Agreement and correlation are "
             "with hae; signal to noise is that of the batch's policy gradient.",
-            list(_lab(groups)),
+            list(_estimators(groups)),
         ),
     ]
     shown = named | set(streams)
@@ -90,7 +90,7 @@ def build_sections(groups: Sequence[Group]) -> list[Section]:
 
 
 def _is_elsewhere(name: str) -> bool:
-    return name.startswith(("eval/", "lab/", "waste/", "segments_"))
+    return name.startswith(("eval/", "compare/", "waste/", "segments_"))
 
 
 def _runs(groups: Sequence[Group]) -> Iterator[RunData]:
@@ -104,7 +104,7 @@ def _names(groups: Sequence[Group]) -> list[str]:
 def chart_scalar(groups: Sequence[Group], wish: Wish, *, wide: bool = False) -> Chart | None:
     """One scalar: a line per group with the range of its runs; single runs faint behind it."""
     lines, areas = [], []
-    dots = wish.name.startswith(("eval/", "lab/"))
+    dots = wish.name.startswith(("eval/", "compare/"))
     for group in groups:
         curves = [c for run in group.runs if (c := run.curve(wish.name))]
         if not curves:
@@ -188,14 +188,16 @@ def _streams(groups: Sequence[Group]) -> Iterator[Drawing]:
                 yield draw(Chart(title + more, lines, about="by stream", bounds=bounds))
 
 
-def _lab(groups: Sequence[Group]) -> Iterator[Drawing]:
+def _estimators(groups: Sequence[Group]) -> Iterator[Drawing]:
     """A chart per statistic and group, a line per estimator."""
     for statistic, bounds in (
         ("agreement", SHARES), ("correlation", (-1.0, 1.0)), ("signal_to_noise", None),
         ("between_segments", SHARES), ("explained_low", (-0.25, 1.0)),
         ("explained_high", (-0.25, 1.0)), ("explained_term", (-0.25, 1.0)),
     ):  # fmt: skip
-        names = [n for n in _names(groups) if n.startswith("lab/") and n.endswith(f"/{statistic}")]
+        names = [
+            n for n in _names(groups) if n.startswith("compare/") and n.endswith(f"/{statistic}")
+        ]
         for group in groups:
             lines = []
             for color, name in enumerate(names):
