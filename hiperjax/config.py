@@ -37,8 +37,12 @@ class EnvConfig:
     """Where environments run: in this process, in worker processes, or in Ray actors."""
     num_workers: int = 2
     """Worker processes or actors, for the backends that have them."""
+    step_timeout: float = 60.0
+    """Seconds that one step or reset of an environment may take; past it the worker is replaced and
+    its episodes are lost. 0: no limit. backend inline has none: it cannot stop what runs in it."""
     max_failure_rate: float = 0.05
-    """Stop the run when a larger share of an iteration's episodes raised in the environment."""
+    """Stop the run when a larger share of an iteration's or an evaluation's episodes is lost in the
+    environment."""
 
 
 @dataclasses.dataclass(frozen=True)

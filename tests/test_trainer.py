@@ -39,7 +39,7 @@ from hiperjax.training.run import TrainingStopped, open_run
 from hiperjax.training.run_folder import load_config, save_config
 from hiperjax.training.tasks import choose_tasks
 from hiperjax.training.timer import Timer
-from hiperjax.training.trainer import collect, train
+from hiperjax.training.trainer import collect, evaluate_and_save, train
 
 BASE = PRESETS["household-tiny"][1]
 
@@ -324,6 +324,12 @@ def test_an_environment_that_raises_costs_its_episode_and_no_more(finished, tmp_
     with pytest.raises(TrainingStopped, match="of 6 episodes failed"):
         collect(run, Timer())
     assert run.checkpoints.exists(), "the state was saved before stopping"
+    run.components.rollout.workers = Failing(run.components.suite, 1)
+    with pytest.raises(TrainingStopped, match=r"split unseen: 4 of 4 tasks .*none was played"):
+        evaluate_and_save(run)
+    assert run.best < 0, "nothing was played: no state is the best"
+    shown = capsys.readouterr().out
+    assert "none was played" in shown and "0.000" not in shown
     run.close()
 
 

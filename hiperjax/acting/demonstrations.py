@@ -10,7 +10,8 @@ from hiperjax.acting.episode import EpisodeRecorder
 from hiperjax.acting.pieces import build_pieces
 from hiperjax.acting.prompts import Prompter
 from hiperjax.acting.renderers import PastTurn, Renderer
-from hiperjax.envs.base import Decision, Step, Suite
+from hiperjax.envs.base import Decision, Expert, Step, Suite
+from hiperjax.envs.workers import EnvFailure, InlineWorkers
 from hiperjax.types import Observation, Trajectory
 
 
@@ -31,27 +32,56 @@ class Demonstration:
         return (self.opening, *(step.observation for step in self.steps))
 
 
+class EpisodeLost(RuntimeError):
+    """An environment failed where nobody keeps count of failures."""
+
+
 def demonstrate(
-    suite: Suite, task_ids: Sequence[str], *, max_turns: int, seed: int, noise: float
+    suite: Suite,
+    task_ids: Sequence[str],
+    *,
+    max_turns: int,
+    seed: int,
+    noise: float,
+    failures: list[EnvFailure] | None = None,
 ) -> Iterator[Demonstration]:
-    """Play the suite's expert; `noise` is its share of random actions."""
-    env = suite.make_env()
+    """Play the suite's expert; `noise` is its share of random actions.
+
+    Episodes that the environment loses are left out and added to `failures`.
+
+    Raises:
+      EpisodeLost: an episode was lost, and there is no list of failures to add it to.
+    """
+    workers = InlineWorkers(suite)
     for number, task_id in enumerate(task_ids):
         expert = suite.make_expert(seed=seed + number, noise=noise)
-        opening = observation = env.reset(task_id)
-        expert.reset(opening)
-        decisions: list[Decision] = []
-        steps: list[Step] = []
-        while True:
-            decision = expert.decide(observation)
-            step = env.step(decision.action)
-            decisions.append(decision)
-            steps.append(step)
-            observation = step.observation
-            if step.terminated or step.truncated or len(decisions) >= max_turns:
-                break
-        yield Demonstration(suite, task_id, opening, tuple(decisions), tuple(steps))
-    env.close()
+        played = _demonstrate_one(workers, suite, task_id, expert, max_turns)
+        if isinstance(played, Demonstration):
+            yield played
+        elif failures is None:
+            raise EpisodeLost(f"task {played.task_id}: {played.error}")
+        else:
+            failures.append(played)
+    workers.close()
+
+
+def _demonstrate_one(
+    workers: InlineWorkers, suite: Suite, task_id: str, expert: Expert, max_turns: int
+) -> Demonstration | EnvFailure:
+    (opening,) = workers.reset([0], [task_id])
+    if isinstance(opening, EnvFailure):
+        return opening
+    expert.reset(opening)
+    observation, decisions, steps = opening, [], []
+    while True:
+        decisions.append(expert.decide(observation))
+        (step,) = workers.step([0], [decisions[-1].action])
+        if isinstance(step, EnvFailure):
+            return step
+        steps.append(step)
+        observation = step.observation
+        if step.terminated or step.truncated or len(steps) >= max_turns:
+            return Demonstration(suite, task_id, opening, tuple(decisions), tuple(steps))
 
 
 def _past(demo: Demonstration, turn: int) -> list[PastTurn]:

@@ -76,8 +76,8 @@ def evaluate_run(
     health = describe(result.trajectories) if result.trajectories else {}
     shown = ("episode_length", "switch_share", "segment_length", "malformed_share")
     print("  ".join(f"{name} {health[name]:.3f}" for name in shown if name in health))
-    if result.failures:
-        print(f"{result.failures} episodes were lost to errors and count as not solved")
+    for failure in result.failures:
+        print(f"episode of task {failure.task_id} lost: {failure.cause}")
     if components.suite.name == "webshop":
         from hiperjax.envs.webshop.report import evaluate_scripts
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hiperjax.envs.base import Decision, Expert, Suite
+from hiperjax.envs.border import CheckedEnv
 from hiperjax.files import write_json
 from hiperjax.types import Observation
 
@@ -123,7 +124,7 @@ def play(
         write: shows one paragraph.
     """
     player = player or Person()
-    env = suite.make_env()
+    env = CheckedEnv(suite)
     observation = env.reset(task_id)
     player.reset(observation)
     limit = max_turns or suite.max_turns

@@ -1,30 +1,43 @@
 """Many environments behind one interface: in this process, in worker processes, in Ray actors.
 
-Each slot holds one environment. What an environment raises is data: an `EnvFailure` in place of its
-result, and its slot waits for the next reset. Results do not depend on the backend.
+Each slot holds one environment. What an environment raises, or returns against the contract, is
+data: an `EnvFailure` in place of its result, and its slot waits for the next reset. Results do not
+depend on the backend. Time limits do: a worker process that answers too late is killed and
+replaced; within this process nothing can be stopped, so the inline backend has no limit.
 """
 
 import abc
+import collections
 import dataclasses
 import multiprocessing
+import signal
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from hiperjax.envs.base import Step, Suite, TextEnv
+from hiperjax.envs.base import Step, Suite
+from hiperjax.envs.border import BorderError, CheckedEnv
 from hiperjax.types import Observation
 
 BACKENDS = ("inline", "process", "ray")
+START_SECONDS = 300.0
+"""A worker process that is not up after so long is given up."""
 _TRACEBACK_LINES = 12
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EnvFailure:
-    """An environment raised; its episode is lost, nothing else."""
+    """An environment raised, broke the contract or answered too late; its episode is lost."""
 
     task_id: str
     error: str
-    """exception type, message, and the end of the traceback"""
+    """the cause in one line; where the environment raised, the end of the traceback follows"""
+
+    @property
+    def cause(self) -> str:
+        """The first line of the error."""
+        return self.error.partition("\n")[0]
 
 
 class EnvWorkers(abc.ABC):
@@ -50,7 +63,7 @@ class InlineWorkers(EnvWorkers):
 
     def __init__(self, suite: Suite) -> None:
         self._suite = suite
-        self._envs: dict[int, TextEnv] = {}
+        self._envs: dict[int, CheckedEnv] = {}
         self._tasks: dict[int, str] = {}
 
     def reset(
@@ -70,9 +83,9 @@ class InlineWorkers(EnvWorkers):
         self._tasks[slot] = task_id
         try:  # other people's code runs here; what it raises is reported as data
             if slot not in self._envs:
-                self._envs[slot] = self._suite.make_env()
+                self._envs[slot] = CheckedEnv(self._suite)
             return self._envs[slot].reset(task_id)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return self._fail(slot, error)
 
     def _step(self, slot: int, action: str) -> Step | EnvFailure:
@@ -80,30 +93,36 @@ class InlineWorkers(EnvWorkers):
             raise RuntimeError(f"step in slot {slot}: no live episode there; reset it first")
         try:
             return self._envs[slot].step(action)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return self._fail(slot, error)
 
-    def _fail(self, slot: int, error: Exception) -> EnvFailure:
+    def _fail(self, slot: int, error: Exception | SystemExit) -> EnvFailure:
         self._envs.pop(slot, None)  # its state cannot be trusted: the next reset makes a new one
+        if isinstance(error, BorderError):
+            return EnvFailure(self._tasks[slot], str(error))
         lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
         summary = f"{type(error).__name__}: {error}"
         return EnvFailure(self._tasks[slot], "\n".join([summary, *lines[-_TRACEBACK_LINES:]]))
 
 
 class WorkerDied(RuntimeError):
-    """A worker went away (killed, out of memory); every episode it held is lost."""
+    """A worker went away (killed, out of memory) or is given up; its episodes are lost."""
+
+
+class StepTimeout(WorkerDied):
+    """A reset or a step took longer than its limit."""
 
 
 class _Remote(abc.ABC):
-    """One worker elsewhere that holds an `InlineWorkers`. Receives in the order of its sends."""
+    """One worker elsewhere that holds an `InlineWorkers`. Answers come one a slot, in order."""
 
     @abc.abstractmethod
     def send(self, method: str, slots: list[int], values: list[str]) -> None:
         """Ask; do not wait."""
 
     @abc.abstractmethod
-    def receive(self) -> list[Any]:
-        """Wait for the answer; `WorkerDied` if there will be none."""
+    def receive(self) -> Any:
+        """Wait for the answer of the next slot; `WorkerDied` if there will be none."""
 
     @abc.abstractmethod
     def close(self) -> None: ...
@@ -112,67 +131,94 @@ class _Remote(abc.ABC):
 class _ProcessRemote(_Remote):
     """A spawned process: forking would copy the threads of a live XLA."""
 
-    def __init__(self, suite: Suite) -> None:
+    def __init__(self, suite: Suite, limit: float | None) -> None:
         context = multiprocessing.get_context("spawn")
+        self._limit = limit
         self._pipe, child = context.Pipe()
         self._process = context.Process(target=_serve, args=(child, suite), daemon=True)
         self._process.start()
         child.close()
-        self._sent = True
+        self._started = False
+        self._dead: WorkerDied | None = None
 
     def send(self, method: str, slots: list[int], values: list[str]) -> None:
         try:
+            if not self._started:
+                self._wait(START_SECONDS, f"worker process did not start in {START_SECONDS:g} s")
+                self._started = True
             self._pipe.send((method, slots, values))
-            self._sent = True
+        except WorkerDied as error:
+            self._dead = error  # `receive` raises it
         except (BrokenPipeError, ConnectionResetError):
-            self._sent = False  # `receive` tells
+            pass  # `receive` finds the pipe at its end
 
-    def receive(self) -> list[Any]:
+    def receive(self) -> Any:
+        if self._dead is not None:
+            raise self._dead
+        late = f"no answer within env.step_timeout {self._limit:g} s" if self._limit else ""
+        return self._wait(self._limit, late)
+
+    def _wait(self, limit: float | None, late: str) -> Any:
         try:
-            if self._sent:
-                return self._pipe.recv()
+            if not self._pipe.poll(limit):
+                self._process.kill()  # it may hang where nothing milder is heard
+                raise StepTimeout(late)
+            return self._pipe.recv()
         except (EOFError, ConnectionResetError):
-            pass
-        self._process.join(timeout=5)
+            self._process.join(timeout=5)
         raise WorkerDied(f"worker process ended with exit code {self._process.exitcode}")
 
     def close(self) -> None:
         self._pipe.close()
         self._process.join(timeout=5)
         if self._process.is_alive():
-            self._process.terminate()
+            self._process.kill()
             self._process.join()
 
 
 def _serve(pipe: Any, suite: Suite) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which finishes first
     workers = InlineWorkers(suite)
+    pipe.send("ready")
     while True:
         try:
             method, slots, values = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
+        except (EOFError, ConnectionResetError):
             workers.close()
             return
-        pipe.send(getattr(workers, method)(slots, values))
+        for slot, value in zip(slots, values, strict=True):
+            (answer,) = getattr(workers, method)([slot], [value])
+            try:
+                pipe.send(answer)
+            except BrokenPipeError:
+                return
 
 
 class _RayRemote(_Remote):
-    """A Ray actor, wherever the cluster has room for it."""
+    """A Ray actor, wherever the cluster has room for it; a time limit holds for its slots' sum."""
 
-    def __init__(self, suite: Suite) -> None:
+    def __init__(self, suite: Suite, limit: float | None) -> None:
         ray = _import_ray()
         if not ray.is_initialized():
             ray.init(log_to_driver=False, include_dashboard=False)
-        self._ray = ray
+        self._ray, self._limit = ray, limit
         self._actor = ray.remote(InlineWorkers).remote(suite)
+        self._answers: collections.deque[Any] = collections.deque()
 
     def send(self, method: str, slots: list[int], values: list[str]) -> None:
-        self._answer = getattr(self._actor, method).remote(slots, values)
+        self._count, self._answers = len(slots), collections.deque()
+        self._asked = getattr(self._actor, method).remote(slots, values)
 
-    def receive(self) -> list[Any]:
-        try:
-            return self._ray.get(self._answer)
-        except self._ray.exceptions.RayActorError as error:
-            raise WorkerDied(f"Ray actor is gone: {error}") from error
+    def receive(self) -> Any:
+        if not self._answers:
+            limit = None if self._limit is None else self._limit * self._count
+            try:
+                self._answers.extend(self._ray.get(self._asked, timeout=limit))
+            except self._ray.exceptions.GetTimeoutError as error:
+                raise StepTimeout(f"no answer for {self._count} slots in {limit:g} s") from error
+            except self._ray.exceptions.RayActorError as error:
+                raise WorkerDied(f"Ray actor is gone: {error}") from error
+        return self._answers.popleft()
 
     def close(self) -> None:
         self._ray.kill(self._actor)
@@ -191,7 +237,8 @@ def _import_ray() -> Any:
 class ShardedWorkers(EnvWorkers):
     """Slots spread over workers elsewhere: slot `i` lives in worker `i % num_workers`.
 
-    A worker that dies loses its episodes, each reported as an `EnvFailure`, and is replaced.
+    A worker that dies, or answers later than it may, loses its episodes, each reported as an
+    `EnvFailure`, and is replaced.
     """
 
     def __init__(self, suite: Suite, remote: Callable[[Suite], _Remote], num_workers: int) -> None:
@@ -233,13 +280,14 @@ class ShardedWorkers(EnvWorkers):
             )
         results: list[Any] = [None] * len(slots)
         for worker, positions in shards.items():
-            try:
-                answers = self._workers[worker].receive()
-            except WorkerDied as error:
-                self._replace(worker, f"WorkerDied: {error}")
-                continue
-            for position, answer in zip(positions, answers, strict=True):
-                results[position] = answer
+            for position in positions:
+                try:
+                    results[position] = self._workers[worker].receive()
+                except WorkerDied as error:
+                    task = self._tasks[slots[position]]
+                    where = f"suite {self._suite.name}, task {task}, {method}"
+                    self._replace(worker, f"{type(error).__name__}: {where}: {error}")
+                    break
         for position, slot in enumerate(slots):
             if slot in self._lost:
                 results[position] = EnvFailure(self._tasks[slot], self._lost.pop(slot))
@@ -255,13 +303,26 @@ class ShardedWorkers(EnvWorkers):
         self._workers[worker] = self._remote(self._suite)
 
 
-def make_workers(suite: Suite, backend: str = "inline", num_workers: int = 2) -> EnvWorkers:
-    """Workers of a backend. The other backends pickle the suite; inline ignores `num_workers`."""
+def make_workers(
+    suite: Suite,
+    backend: str = "inline",
+    num_workers: int = 2,
+    step_timeout: float | None = None,
+) -> EnvWorkers:
+    """Workers of a backend. The others than inline pickle the suite.
+
+    Args:
+      suite: whose environments they run.
+      backend: one of `BACKENDS`.
+      num_workers: processes or actors; inline ignores it.
+      step_timeout: seconds that a reset or a step may take; 0 or None: for ever. Inline ignores it.
+    """
+    limit = step_timeout or None
     if backend == "inline":
         return InlineWorkers(suite)
     if backend == "process":
-        return ShardedWorkers(suite, _ProcessRemote, num_workers)
+        return ShardedWorkers(suite, partial(_ProcessRemote, limit=limit), num_workers)
     if backend == "ray":
         _import_ray()
-        return ShardedWorkers(suite, _RayRemote, num_workers)
+        return ShardedWorkers(suite, partial(_RayRemote, limit=limit), num_workers)
     raise ValueError(f"backend {backend!r} of environment workers: expected one of {BACKENDS}")

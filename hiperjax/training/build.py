@@ -8,7 +8,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from hiperjax.acting.blocks import TAGS
-from hiperjax.acting.demonstrations import Demonstration, demonstrate, list_texts
+from hiperjax.acting.demonstrations import Demonstration, EpisodeLost, demonstrate, list_texts
 from hiperjax.acting.prompts import Prompter
 from hiperjax.acting.renderers import Renderer, list_renderers, make_renderer
 from hiperjax.acting.rollout import Rollout
@@ -18,7 +18,7 @@ from hiperjax.distributed.mesh import MeshError, Placement
 from hiperjax.distributed.rollout import DistributedRollout
 from hiperjax.envs.base import Suite
 from hiperjax.envs.registry import make_suite
-from hiperjax.envs.workers import make_workers
+from hiperjax.envs.workers import EnvFailure, make_workers
 from hiperjax.learning.credit.registry import check_choice
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.state import TrainState
@@ -78,11 +78,23 @@ def play_expert(
     """Expert episodes on the training tasks, from the end of the list backwards, and again.
 
     A task that comes again is played with other noise.
+
+    Raises:
+      EpisodeLost: the environment lost a larger share than `env.max_failure_rate`.
     """
     tasks = suite.tasks("train")
     ids = [tasks[len(tasks) - 1 - i % len(tasks)] for i in range(episodes)]
     turns = config.env.max_turns or suite.max_turns
-    return list(demonstrate(suite, ids, max_turns=turns, seed=seed, noise=noise))
+    failures: list[EnvFailure] = []
+    played = demonstrate(suite, ids, max_turns=turns, seed=seed, noise=noise, failures=failures)
+    demos = list(played)
+    if len(failures) > config.env.max_failure_rate * episodes or not demos:
+        raise EpisodeLost(
+            f"suite {suite.name}: {len(failures)} of {episodes} expert episodes were lost in the "
+            f"environment; expected at most a share of env.max_failure_rate "
+            f"{config.env.max_failure_rate}; the first: {failures[0].cause}"
+        )
+    return demos
 
 
 def build_tokenizer(config: RunConfig, suite: Suite, folder: pathlib.Path | None) -> Any:
@@ -232,7 +244,8 @@ def build_components(config: RunConfig, folder: pathlib.Path | None = None) -> R
         check_placement(config, model, placement.mesh)
     if config.model.folder is not None and folder is None:
         check_checkpoint(config.model.folder, model)
-    workers = make_workers(suite, backend=config.env.backend, num_workers=config.env.num_workers)
+    env = config.env
+    workers = make_workers(suite, env.backend, env.num_workers, env.step_timeout)
     max_turns = config.env.max_turns or suite.max_turns
     rollout = Rollout(
         config=model,

@@ -2,12 +2,13 @@
 
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from hiperjax.envs.workers import EnvFailure
 from hiperjax.training.evaluation import Evaluation
 
 WIDTH = 20
@@ -55,9 +56,21 @@ class Progress:
         """One measurement of imitation."""
         self.say(f"imitation {step:5d}/{steps}   loss {loss:.3f}   held-out {held_loss:.3f}")
 
+    def lost(self, failures: Sequence[EnvFailure]) -> None:
+        """Episodes the environment lost: each with its cause, the first one's in full."""
+        for number, failure in enumerate(failures):
+            cause = failure.cause if number else failure.error
+            self.say(f"episode of task {failure.task_id} lost: {cause}")
+
     def evaluation(self, iteration: int, result: Evaluation) -> None:
         """One evaluation of one split."""
         (low, high), rate = result.overall.interval, result.overall.rate
+        losses = result.describe_losses()
+        if losses:
+            self.lost(result.failures)
+            self.warn(f"evaluation at {iteration:3d}  {result.split}: {losses}")
+        if not result.trajectories:
+            return
         self.say(
             f"evaluation at {iteration:3d}  {result.split} {draw_bar(rate)} {rate:.3f} "
             f"[{low:.2f}, {high:.2f}] of {result.overall.trials} games"

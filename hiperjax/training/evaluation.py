@@ -10,6 +10,7 @@ from jaxtyping import Array, Key
 from hiperjax.acting.rollout import Rollout
 from hiperjax.distributed.rollout import DistributedRollout
 from hiperjax.envs.base import Suite
+from hiperjax.envs.workers import EnvFailure
 from hiperjax.intervals import bound_mean, wilson_interval
 from hiperjax.models.transformer import Params
 from hiperjax.types import Trajectory
@@ -39,21 +40,48 @@ class Evaluation:
     overall: Tally
     by_type: dict[str, Tally]
     trajectories: list[Trajectory]
-    failures: int
-    """episodes that raised in the environment; they count as not solved"""
+    failures: list[EnvFailure]
+    """episodes the environment lost; in all rates but `played` they count as not solved"""
     scores: dict[str, float] | None = None
     """score of each task, 0 where its episode was lost; None where the suite has no scores"""
 
+    @property
+    def played(self) -> Tally:
+        """Successes among the episodes that the environment did not lose."""
+        return Tally(self.overall.successes, len(self.trajectories))
+
+    def may_choose(self, max_failure_rate: float) -> bool:
+        """Whether a state may be judged by this result: enough of its tasks were played."""
+        lost, tasks = len(self.failures), self.overall.trials
+        return bool(self.trajectories) and lost <= max_failure_rate * tasks
+
     def metrics(self) -> dict[str, float]:
-        """Scalars under `eval/SPLIT/`."""
-        names = {"success": self.overall} | self.by_type
-        found = {name: tally.rate for name, tally in names.items()}
-        if self.scores:
-            found["score"] = sum(self.scores.values()) / len(self.scores)
+        """Scalars under `eval/SPLIT/`: no rate where no episode was played."""
+        found: dict[str, float] = {}
+        if self.trajectories:
+            names = {"success": self.overall} | self.by_type
+            found = {name: tally.rate for name, tally in names.items()}
+            if self.scores:
+                found["score"] = sum(self.scores.values()) / len(self.scores)
+        if self.failures:
+            found["lost"] = float(len(self.failures))
+            if self.trajectories:
+                found["success_played"] = self.played.rate
         return {f"eval/{self.split}/{name}": value for name, value in found.items()}
 
+    def describe_losses(self) -> str:
+        """What the environment took away and what that leaves; empty where it lost nothing."""
+        if not self.failures:
+            return ""
+        lost = f"{len(self.failures)} of {self.overall.trials} tasks were lost in the environment"
+        if not self.trajectories:
+            return f"{lost}: none was played, so there is no rate"
+        return f"{lost}; {self.played.rate:.3f} of the {self.played.trials} played"
+
     def table(self) -> str:
-        """One line a task type: successes, rate, 95 % interval."""
+        """One line a task type: successes, rate, 95 % interval; and what was lost."""
+        if not self.trajectories:
+            return self.describe_losses() or "no tasks"
         lines = [f"{'task type':<34}{'solved':>12}{'rate':>8}   95 % interval"]
         for name, tally in [*sorted(self.by_type.items()), ("all", self.overall)]:
             low, high = tally.interval
@@ -64,6 +92,8 @@ class Evaluation:
             low, high = bound_mean(values, tasks)
             mean = sum(values) / len(values)
             lines.append(f"{'score':<34}{'':>12}{mean:>8.3f}   [{low:.3f}, {high:.3f}] (bootstrap)")
+        if self.failures:
+            lines.append(f"{self.describe_losses()}; above, those lost count as not solved")
         return "\n".join(lines)
 
 
@@ -85,11 +115,15 @@ def evaluate(
         key=jax.random.key(0) if key is None else key,
         temperature=temperature,
     )
-    return tally_episodes(suite, split, task_ids, result.trajectories)
+    return tally_episodes(suite, split, task_ids, result.trajectories, result.failures)
 
 
 def tally_episodes(
-    suite: Suite, split: str, task_ids: Sequence[str], trajectories: list[Trajectory]
+    suite: Suite,
+    split: str,
+    task_ids: Sequence[str],
+    trajectories: list[Trajectory],
+    failures: list[EnvFailure],
 ) -> Evaluation:
     """Count successes by task type over all `task_ids`."""
     solved = {t.task_id for t in trajectories if t.success}
@@ -105,6 +139,6 @@ def tally_episodes(
         overall=Tally(sum(flags), len(flags)),
         by_type={name: Tally(sum(f), len(f)) for name, f in counts.items()},
         trajectories=trajectories,
-        failures=len(task_ids) - len(trajectories),
+        failures=failures,
         scores=scores,
     )

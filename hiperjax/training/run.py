@@ -43,6 +43,8 @@ class Run:
     target_seconds: float | None
     seconds: float
     """wall time of earlier sessions of this run"""
+    stop_reason: str = ""
+    """why the run must not go on once its state is saved"""
     saving: float = 0.0
     """seconds spent on checkpoints since the last record"""
 

@@ -92,9 +92,9 @@ def collect(run: Run, timer: Timer) -> RolloutResult:
             temperature=r.temperature,
             top_p=r.top_p,
         )
-    for failure in result.failures:
-        run.progress.say(f"episode of task {failure.task_id} lost: {failure.error}")
-    if len(result.failures) > config.env.max_failure_rate * r.episodes:
+    run.progress.lost(result.failures)
+    too_many = len(result.failures) > config.env.max_failure_rate * r.episodes
+    if too_many or not result.trajectories:
         save(run, best=False)
         raise TrainingStopped(
             f"iteration {i}: {len(result.failures)} of {r.episodes} episodes failed; expected at "
@@ -198,10 +198,19 @@ def run_evaluation(run: Run, timer: Timer) -> dict[str, float]:
         run.progress.evaluation(run.iteration, result)
         if number == 0:
             _note_score(run, result)
+        if not result.may_choose(run.components.config.env.max_failure_rate):
+            run.stop_reason = (
+                f"evaluation at iteration {run.iteration}, split {split}: "
+                f"{result.describe_losses()}; expected at most a share of env.max_failure_rate "
+                f"{run.components.config.env.max_failure_rate} lost; the errors stand above, the "
+                f"state is saved in {run.folder}"
+            )
     return metrics
 
 
 def _note_score(run: Run, result: Evaluation) -> None:
+    if not result.may_choose(run.components.config.env.max_failure_rate):
+        return
     rate, target = result.overall.rate, run.components.config.target
     if rate > run.best:
         run.best, run.best_iteration = rate, run.iteration
@@ -214,13 +223,18 @@ def evaluate_and_save(run: Run) -> None:
     """Save when it is time: at the start, every k iterations, at the end, at a new best.
 
     Before the first iteration, evaluate the policy that training starts from.
+
+    Raises:
+      TrainingStopped: an evaluation lost more episodes than the config allows; the state is saved.
     """
     config = run.components.config
     if run.iteration == 0:
         timer = Timer()
         metrics = run_evaluation(run, timer)
         run.recorder.write(0, metrics, timer.seconds)
-    best = run.best_iteration == run.iteration
+    best = run.best_iteration == run.iteration and run.best >= 0
     due = run.iteration % config.checkpoint_every == 0 or run.iteration == config.iterations
-    if due or best:
+    if due or best or run.stop_reason:
         save(run, best=best)
+    if run.stop_reason:
+        raise TrainingStopped(run.stop_reason)

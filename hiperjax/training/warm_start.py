@@ -42,6 +42,8 @@ def imitate_expert(components: RunComponents, policy: Params, progress: Progress
     config, c = components.config, components.config.imitation
     progress.say(f"imitation: playing {c.episodes} expert episodes")
     demos = play_expert(config, components.suite, c.episodes, noise=c.noise, seed=config.seed)
+    if len(demos) < c.episodes:
+        progress.warn(f"imitation: {c.episodes - len(demos)} episodes lost in the environment")
     trajectories = transcribe(components.prompter, demos)
     held = max(1, round(c.holdout * len(trajectories)))
     test, train = (

@@ -1,0 +1,113 @@
+"""Where worlds enter: whatever a reset or a step returns is checked here before anyone reads it.
+
+Environments are other people's code. What they raise is data (an `EnvFailure`, made in workers.py),
+and so is what they return wrongly: a `BorderError` that names suite, task, turn and field.
+"""
+
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+
+from hiperjax.envs.base import Step, Suite, TextEnv
+from hiperjax.types import Observation
+
+FLAGS = ("terminated", "truncated", "success", "milestone")
+
+
+class BorderError(ValueError):
+    """An environment returned what the contract does not allow; one line, for a person to read."""
+
+
+class CheckedEnv(TextEnv):
+    """An environment of a suite, every answer of which is checked and has plain Python types."""
+
+    def __init__(self, suite: Suite) -> None:
+        self._suite, self._env = suite, suite.make_env()
+        self._task_id, self._turn = "", 0
+
+    def reset(self, task_id: str) -> Observation:
+        """Open a task. Raises `BorderError`, and whatever the environment raises."""
+        self._task_id, self._turn = task_id, 0
+        found = self._env.reset(task_id)
+        self._check_observation(found, "observation")
+        return found
+
+    def step(self, action: str) -> Step:
+        """Act. Raises `BorderError`, and whatever the environment raises.
+
+        `info` stays behind: nobody here reads it, and not everything in it can be sent elsewhere.
+        """
+        self._turn += 1
+        found: Any = self._env.step(action)
+        self._require(isinstance(found, Step), "step", found, "a hiperjax.envs.base.Step")
+        self._check_observation(found.observation, "observation")
+        flags = {name: self._check_flag(name, getattr(found, name)) for name in FLAGS}
+        reward = self._check_number("reward", found.reward, "a finite number", math.inf)
+        score = found.score
+        ended = flags["terminated"] or flags["truncated"]
+        if score is not None or (ended and self._suite.reports_scores):
+            score = self._check_number("score", score, "a number in [0, 1]", 1.0)
+        return Step(found.observation, reward, score=score, **flags)
+
+    def close(self) -> None:
+        self._env.close()
+
+    def _check_observation(self, found: Any, field: str) -> None:
+        self._require(isinstance(found, Observation), field, found, "a hiperjax.types.Observation")
+        for name in ("text", "task", "pinned"):
+            self._check_text(f"{field}.{name}", getattr(found, name))
+        commands = found.admissible
+        listed = isinstance(commands, tuple)
+        self._require(listed, f"{field}.admissible", commands, "a tuple of strings")
+        for number, command in enumerate(commands):
+            self._check_text(f"{field}.admissible[{number}]", command)
+        opens = found.text.startswith(found.pinned)
+        self._require(opens, f"{field}.pinned", found.pinned, "the opening of observation.text")
+
+    def _check_text(self, field: str, found: Any) -> None:
+        self._require(isinstance(found, str), field, found, "a string")
+        if not found.isascii():
+            self._require(_is_unicode(found), field, found, "a string without lone surrogates")
+
+    def _check_flag(self, field: str, found: Any) -> bool:
+        self._require(isinstance(found, bool | np.bool_), field, found, "True or False")
+        return bool(found)
+
+    def _check_number(self, field: str, found: Any, expected: str, most: float) -> float:
+        self._require(isinstance(found, numbers.Real), field, found, expected)
+        try:
+            value = float(found)
+        except OverflowError:
+            value = math.inf
+        least = 0.0 if math.isfinite(most) else -most
+        fits = math.isfinite(value) and least <= value <= most
+        self._require(fits, field, found, expected)
+        return value
+
+    def _require(self, holds: bool, field: str, found: Any, expected: str) -> None:
+        if not holds:
+            raise BorderError(
+                f"suite {self._suite.name}, task {self._task_id}, turn {self._turn}: {field} is "
+                f"{_show(found)}; expected {expected}"
+            )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _show(found: Any, limit: int = 80) -> str:
+    """A value and its type in one short line, whatever its `repr` does."""
+    try:
+        text = ascii(found)
+    except Exception as error:
+        text = f"no repr: {type(error).__name__}"
+    text = " ".join(text.split())
+    shown = text if len(text) <= limit else f"{text[:limit]}..."
+    return f"{shown} ({type(found).__name__})"
