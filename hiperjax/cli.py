@@ -16,6 +16,7 @@ from typing import Annotated
 import tyro
 
 from hiperjax.config import ConfigError, MeshConfig, RunConfig
+from hiperjax.envs.options import SuiteError
 from hiperjax.files import DamagedFile
 from hiperjax.models.errors import ModelError
 from hiperjax.presets import DEFAULT, PRESETS
@@ -269,7 +270,7 @@ def _run(command: str, args: Sequence[str]) -> int:
     """The command's exit code; whatever a user or a machine got wrong is one line."""
     try:
         return COMMANDS[command](args)
-    except (UsageError, ConfigError, ModelError, DamagedFile) as error:
+    except (UsageError, ConfigError, SuiteError, ModelError, DamagedFile) as error:
         message, code = str(error), 2
     except OSError as error:
         theirs = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)

@@ -19,12 +19,15 @@ class EnvConfig:
 
     suite: str = "household"
     """Name of the suite: household, alfworld, webshop, ladder/..., or an installed entry point."""
+    options: tuple[str, ...] = ()
+    """The suite's own options, each KEY=VALUE (see docs/environments.md). The next six fields are
+    options that several suites share; one that the suite does not have is refused."""
     size: Literal["tiny", "small", "full"] = "tiny"
     """Size of generated games."""
     task_types: tuple[str, ...] = ()
     """Only these task types; empty means all."""
     games: pathlib.Path | None = None
-    """Folder of official game.tw-pddl files (suite alfworld)."""
+    """Folder of official game.tw-pddl files."""
     data: pathlib.Path | None = None
     """Folder of official WebShop files (suite webshop); none means the shipped catalogue."""
     goals: Literal["synthetic", "human"] = "synthetic"
@@ -380,11 +383,6 @@ def validate(config: RunConfig) -> RunConfig:
     _require(bool(e.splits), "eval.splits is empty; expected at least one split")
     _require(e.every > 0, f"eval.every is {e.every}; expected at least 1")
     _check_model(config.model, config.critic.kind)
-    _require(
-        config.env.suite != "alfworld" or config.prompt.prompt_length >= 128,
-        f"prompt.prompt_length is {config.prompt.prompt_length}; real ALFWorld prompts need 128 "
-        "tokens and more",
-    )
     return config
 
 

@@ -50,7 +50,7 @@ def test_an_end_is_terminal_or_has_a_prompt_to_be_valued_at():
 
 def test_demonstrations_carry_scores_and_milestones():
     """They were left out of demonstrations once, which wrote their trajectories themselves."""
-    suite = make_suite("webshop", tiny=True)
+    suite = make_suite("webshop", size="tiny")
     renderer = make_renderer("compact", role=suite.role, history_length=1)
     demos = list(demonstrate(suite, suite.tasks("train")[:6], max_turns=15, seed=0, noise=0.0))
     texts = (text for demo in demos for text in list_texts(renderer, demo))

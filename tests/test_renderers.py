@@ -23,7 +23,7 @@ GOLDEN = pathlib.Path(__file__).parent / "data" / "prompts.txt"
 WORLDS = (
     ("household", {}),
     ("household", {"size": "full"}),
-    ("webshop", {"tiny": True}),
+    ("webshop", {"size": "tiny"}),
     ("ladder/switch", {}),
 )
 FOREIGN = Observation(

@@ -15,7 +15,6 @@ from hiperjax.commands.evaluate import evaluate_run
 from hiperjax.config import (
     ConfigError,
     CriticConfig,
-    EnvConfig,
     ModelConfig,
     RunConfig,
     validate,
@@ -359,7 +358,6 @@ def test_task_order_is_a_function_of_position():
         (dict(critic=CriticConfig(kind="lora")), "critic.kind is lora, model.lora_rank 0"),
         (dict(critic=CriticConfig(), model=ModelConfig(lora_rank=4)), "expected critic.kind lora"),
         (dict(model=ModelConfig(lora_rank=4, lora_alpha=0.0)), "a positive alpha"),
-        (dict(env=EnvConfig(suite="alfworld"), prompt=BASE.prompt), "128"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(change, message):

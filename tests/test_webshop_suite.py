@@ -43,7 +43,7 @@ from hiperjax.verification.webshop import verify_webshop
 
 STRICT = make_webshop_suite()
 HIPER = make_webshop_suite("hiper")
-TINY = make_webshop_suite(tiny=True)
+TINY = make_webshop_suite(size="tiny")
 
 
 def is_invited(action: str, admissible: tuple[str, ...]) -> bool:
@@ -93,9 +93,9 @@ def test_unknown_names_are_refused_by_name():
     with pytest.raises(ValueError, match="expected one of strict, hiper"):
         get_profile("loose")
     with pytest.raises(ValueError, match="no human goals"):
-        make_webshop_suite(tiny=True, goals="human")
-    with pytest.raises(ValueError, match="only the generated catalogue"):
-        make_webshop_suite(tiny=True, data="shop")
+        make_webshop_suite(size="tiny", goals="human")
+    with pytest.raises(ValueError, match="size 'huge': expected one of tiny, full"):
+        make_webshop_suite(size="huge")
     with pytest.raises(RuntimeError, match="call reset"):
         env.step("click[next >]")
 
@@ -283,7 +283,7 @@ def test_any_bytes_are_an_action(actions: list[bytes], suite: WebShopSuite):
 
 
 def test_gymnasium_accepts_it():
-    check_env(gym.make_env("webshop", tiny=True), skip_render_check=True)
+    check_env(gym.make_env("webshop", size="tiny"), skip_render_check=True)
     env = gymnasium.make("hiperjax/webshop-v0")
     text, info = env.reset(seed=0)
     assert text == "'Search'" and info["admissible"] == ("search[<your query>]",)
@@ -349,7 +349,7 @@ def test_another_process_gets_the_same_suite():
 
 
 def test_the_registry_makes_it():
-    suite = make_suite("webshop", profile="hiper", tiny=True)
+    suite = make_suite("webshop", profile="hiper", size="tiny")
     assert isinstance(suite, WebShopSuite) and suite.profile.name == "hiper"
 
 

@@ -57,11 +57,11 @@ from hiperjax.capacity import (
 from hiperjax.config import RunConfig
 from hiperjax.distributed.mesh import AXES
 from hiperjax.distributed.rollout import DistributedRollout
-from hiperjax.envs.registry import make_suite
 from hiperjax.models.tokenizers import END_OF_TURN, PAD
 from hiperjax.presets import PRESETS
-from hiperjax.training.build import build_components, make_run_renderer, suite_options
+from hiperjax.training.build import build_components, make_run_renderer
 from hiperjax.training.run import Run, open_run
+from hiperjax.training.suites import build_suite
 from hiperjax.training.tasks import choose_tasks
 from hiperjax.training.trainer import iterate
 from hiperjax.training.utilization import Ledger
@@ -112,7 +112,7 @@ def make_config(args: argparse.Namespace) -> RunConfig:
 
 def train_bpe(config: RunConfig, folder: pathlib.Path) -> None:
     """A byte-level BPE of the games' prompts and replies, as an ordinary tokenizer folder."""
-    suite = make_suite("household", **suite_options(config))
+    suite = build_suite(config, new=True)
     renderer = make_run_renderer(config, suite)
     tasks = suite.tasks("train")[-64:]
     demos = demonstrate(suite, tasks, max_turns=20, seed=0, noise=0.2)

@@ -1,17 +1,20 @@
 """Looking at what was trained: evaluation of a run, and episodes played before one's eyes."""
 
 import pathlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from hiperjax.envs.registry import make_suite
+from hiperjax.envs.base import Suite
+from hiperjax.envs.registry import SuiteError, make_suite, parse_options
 from hiperjax.files import write_json
 from hiperjax.random_keys import Stream, derive_key
 from hiperjax.training.build import restore_run
 from hiperjax.training.checkpoint import Which
 from hiperjax.training.diagnostics import describe
 from hiperjax.training.evaluation import evaluate
+from hiperjax.training.suites import check_split
+from hiperjax.training.trainer import BASELINE_EPISODES
 
 Positional = tyro.conf.Positional
 
@@ -27,15 +30,16 @@ def evaluate_run(
     max_tasks: int | None = None,
     out: pathlib.Path | None = None,
     policy: Literal["run", "script"] = "run",
-    profile: Literal["strict", "hiper"] = "strict",
     data: pathlib.Path | None = None,
-    goals: Literal["synthetic", "human"] = "synthetic",
-    tiny: bool = False,
-) -> None:
+    games: pathlib.Path | None = None,
+    options: tuple[str, ...] = (),
+) -> int:
     """Success per task type on a full split, with 95 % Wilson intervals.
 
+    Exit code 1 where the environment lost more episodes than the run's env.max_failure_rate.
+
     Args:
-      target: a run folder; or `webshop`, with --policy script.
+      target: a run folder; or the name of a suite, with --policy script.
       split: split of the run's suite; default: the one that chose its best checkpoint.
       which: the run's best state, its last, or the one training started from.
       temperature: of sampling; default: as in the run's own evaluations (0 is greedy).
@@ -43,18 +47,20 @@ def evaluate_run(
       max_tasks: only the first so many tasks of the split.
       out: also write the result there, as JSON.
       policy: the run's, or the suite's scripted baselines.
-      profile: of WebShop, for its scripts.
-      data: folder of official WebShop files, for its scripts.
-      goals: of WebShop, for its scripts: written by a template, or by people.
-      tiny: take the small generated catalogue, which webshop-tiny trains on, for WebShop's scripts.
+      data: with --policy script: folder of official files (suite webshop).
+      games: with --policy script: folder of official games (suite alfworld).
+      options: with --policy script: other options of the suite, each KEY=VALUE.
     """
     if policy == "script":
-        options = {"profile": profile, "data": data, "goals": goals, "tiny": tiny}
-        _evaluate_scripts(target, split, max_tasks or 300, options)
-        return
+        folders = {"data": data, "games": games}
+        given = {name: folder for name, folder in folders.items() if folder is not None}
+        _evaluate_scripts(make_suite(target, **given, **parse_options(target, options)),
+                          split, max_tasks or BASELINE_EPISODES)  # fmt: skip
+        return 0
     components, state = restore_run(pathlib.Path(target), which)
     c = components.config.eval
     split = split or c.splits[0]
+    check_split(components.suite, split, "--split")
     heat = c.temperature if temperature is None else temperature
     result = evaluate(
         components.rollout,
@@ -65,11 +71,9 @@ def evaluate_run(
         temperature=heat,
         max_tasks=max_tasks,
     )
-    dialect = getattr(components.suite, "dialect", None)
     how = "greedy" if heat == 0 else f"sampled at temperature {heat}, seed {seed}"
     print(
-        f"{target}, {which} state: {components.suite.name}"
-        f"{f' ({dialect} dialect)' if dialect else ''}, split {split}, "
+        f"{target}, {which} state: {components.suite.describe()}, split {split}, "
         f"{result.overall.trials} tasks in fixed order, at most {components.max_turns} turns, {how}"
     )
     print(result.table())
@@ -78,27 +82,23 @@ def evaluate_run(
     print("  ".join(f"{name} {health[name]:.3f}" for name in shown if name in health))
     for failure in result.failures:
         print(f"episode of task {failure.task_id} lost: {failure.cause}")
-    if components.suite.name == "webshop":
-        from hiperjax.envs.webshop.report import evaluate_scripts
-
-        scripts = evaluate_scripts(
-            components.suite,  # type: ignore[arg-type]
-            split,
-            max_tasks or 300,
-            components.max_turns,
-        )
+    scripts = components.suite.report_baselines(
+        split, max_turns=components.max_turns, episodes=max_tasks or BASELINE_EPISODES
+    )
+    if scripts is not None:
         print(f"\nto be read against\n{scripts}")
     if out is not None:
         record = {"target": target, "which": which, "split": split, "temperature": heat}
         write_json(out, record | result.metrics() | health)
+    return 0 if result.may_choose(components.config.env.max_failure_rate) else 1
 
 
-def _evaluate_scripts(
-    target: str, split: str | None, max_tasks: int, options: dict[str, Any]
-) -> None:
-    from hiperjax.envs.webshop.report import evaluate_scripts
-
-    if target != "webshop":
-        raise FileNotFoundError(f"{target}: no scripted baselines; expected webshop")
-    suite = make_suite("webshop", **options)
-    print(evaluate_scripts(suite, split, max_tasks))  # type: ignore[arg-type]
+def _evaluate_scripts(suite: Suite, split: str | None, max_tasks: int) -> None:
+    split = split or suite.splits[-1]
+    check_split(suite, split, "--split")
+    report = suite.report_baselines(split, max_turns=suite.max_turns, episodes=max_tasks)
+    if report is None:
+        raise SuiteError(
+            f"suite {suite.name} has no scripted baselines; expected one with report_baselines"
+        )
+    print(report)

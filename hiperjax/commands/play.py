@@ -8,7 +8,7 @@ import tyro
 
 from hiperjax.commands.terminal import Recorded, Recording, play
 from hiperjax.envs.base import Suite
-from hiperjax.envs.registry import make_suite
+from hiperjax.envs.registry import make_suite, parse_options
 from hiperjax.random_keys import Stream, derive_key
 from hiperjax.training.build import restore_run
 from hiperjax.training.samples import render_trajectory
@@ -26,6 +26,7 @@ def play_suite(
     save: pathlib.Path | None = None,
     games: pathlib.Path | None = None,
     data: pathlib.Path | None = None,
+    options: tuple[str, ...] = (),
     split: str | None = None,
     number: int = 0,
     temperature: float = 0.0,
@@ -41,6 +42,7 @@ def play_suite(
       save: save the episode.
       games: folder of official games (suite alfworld).
       data: folder of official files (suite webshop).
+      options: other options of the suite, each KEY=VALUE.
       split: split the task is from; default: the suite's last.
       number: number of the task in its split.
       temperature: of the watched policy; 0 is greedy.
@@ -50,7 +52,8 @@ def play_suite(
         _watch_policy(run, split, number, temperature, delay)
         return
     folders = {"games": games, "data": data}
-    world = make_suite(suite, **{name: f for name, f in folders.items() if f is not None})
+    given = {name: folder for name, folder in folders.items() if folder is not None}
+    world = make_suite(suite, **given, **parse_options(suite, options))
     task_id = pick_task(world, split, number)
     player = world.make_expert(seed=0) if expert else None
     if recording is not None:

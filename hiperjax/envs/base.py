@@ -78,6 +78,8 @@ class Suite(abc.ABC):
     splits: tuple[str, ...]
     max_turns: int
     """The usual turn limit, used where the run's config sets none."""
+    min_prompt_tokens: int = 0
+    """No prompt of this world fits in fewer tokens; a run with less is refused before it starts."""
     reports_scores: bool = False
     """Whether the `score` of a last step is set; an episode cut short scores 0."""
     reports_milestones: bool = False
@@ -97,6 +99,20 @@ class Suite(abc.ABC):
         A world whose list holds a template (`search[<your query>]`) overrides it.
         """
         return action in observation.admissible
+
+    def describe(self) -> str:
+        """One line for reports: the name, and what else a result on this world depends on."""
+        return self.name
+
+    def report_baselines(self, split: str, *, max_turns: int, episodes: int) -> str | None:
+        """What an agent's result on a split is to be read against, as text; None: nothing is.
+
+        Args:
+          split: one of `splits`.
+          max_turns: the agent's turn limit.
+          episodes: at most so many of the split's tasks are played.
+        """
+        return None
 
     @abc.abstractmethod
     def make_env(self) -> TextEnv:

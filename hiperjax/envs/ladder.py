@@ -193,6 +193,11 @@ class LadderSuite(Suite):
         return LadderExpert(seed, noise)
 
 
+@dataclasses.dataclass(frozen=True)
+class LadderOptions:
+    """A rung has no options."""
+
+
 def make_ladder_suite(rung: str) -> LadderSuite:
     """The world of one rung of `RUNGS`."""
     if rung not in SCRIPTS:

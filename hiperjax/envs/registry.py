@@ -1,37 +1,75 @@
 """Suites by name: ours, and other people's through the entry point group `hiperjax.suites`.
 
 An entry point of that group is a callable that takes the suite's options as keyword arguments and
-returns a `Suite`.
+returns a `Suite`: a class, or a function. Its options are the fields of its attribute `Options`, a
+frozen dataclass, where it has one; otherwise its own keyword arguments.
 """
 
 import importlib
 import importlib.metadata
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from hiperjax.envs.base import Suite
-from hiperjax.envs.ladder import RUNGS, make_ladder_suite
+from hiperjax.envs.ladder import RUNGS, LadderOptions, make_ladder_suite
+from hiperjax.envs.options import SuiteError, check_options, list_options, read_options
+
+__all__ = ["SuiteError", "has_option", "list_suites", "make_suite", "parse_options"]
 
 ENTRY_POINT_GROUP = "hiperjax.suites"
-_FACTORIES = {
-    "household": "hiperjax.envs.alfworld.suites:HouseholdSuite",
-    "alfworld": "hiperjax.envs.alfworld.suites:AlfworldSuite",
-    "webshop": "hiperjax.envs.webshop:make_webshop_suite",
+LADDER = "ladder/"
+_MAKERS = {
+    "household": ("hiperjax.envs.alfworld.suites", "HouseholdSuite", "HouseholdOptions"),
+    "alfworld": ("hiperjax.envs.alfworld.suites", "AlfworldSuite", "AlfworldOptions"),
+    "webshop": ("hiperjax.envs.webshop", "make_webshop_suite", "WebshopOptions"),
 }
 
 
 def list_suites() -> tuple[str, ...]:
     """Every name `make_suite` takes."""
     installed = (point.name for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
-    return (*_FACTORIES, *(f"ladder/{rung}" for rung in RUNGS), *installed)
+    return (*_MAKERS, *(f"{LADDER}{rung}" for rung in RUNGS), *installed)
+
+
+def _find(name: str) -> tuple[Callable[..., Any], dict[str, Any] | None]:
+    """What makes the suite, and its options with their types (None: whatever it takes)."""
+    if name in _MAKERS:
+        module, maker, options = _MAKERS[name]
+        room = importlib.import_module(module)
+        return getattr(room, maker), list_options(getattr(room, options))
+    rung = name.removeprefix(LADDER)
+    if name.startswith(LADDER) and rung in RUNGS:
+        return partial(make_ladder_suite, rung), list_options(LadderOptions)
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=name):
+        maker = point.load()
+        return maker, list_options(getattr(maker, "Options", maker))
+    raise SuiteError(f"suite {name!r}: expected one of {', '.join(list_suites())}")
+
+
+def has_option(name: str, option: str) -> bool:
+    """Whether a suite has an option of that name; False where nobody can say."""
+    return option in (_find(name)[1] or {})
+
+
+def parse_options(name: str, given: Sequence[str]) -> dict[str, Any]:
+    """Options of a suite from `key=value` settings."""
+    return read_options(name, _find(name)[1], given)
 
 
 def make_suite(name: str, **options: Any) -> Suite:
-    """The suite of a name. Options are the suite's own; one it does not know is an error."""
-    if name in _FACTORIES:
-        module, _, factory = _FACTORIES[name].partition(":")
-        return getattr(importlib.import_module(module), factory)(**options)
-    if name.startswith("ladder/"):
-        return make_ladder_suite(name.removeprefix("ladder/"), **options)
-    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=name):
-        return point.load()(**options)
-    raise KeyError(f"suite {name!r}: expected one of {', '.join(list_suites())}")
+    """The suite of a name, with options of its own.
+
+    Raises:
+      SuiteError: no such suite or option, or the suite refused what it was given.
+    """
+    maker, known = _find(name)
+    check_options(name, known, list(options))
+    try:  # other people's code runs here
+        return maker(**options)
+    except Exception as error:
+        ours = type(error).__module__.startswith("hiperjax.") or isinstance(error, OSError)
+        if ours:  # it says what it found and expects
+            raise
+        said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise SuiteError(f"suite {name}: {said}") from error

@@ -17,7 +17,6 @@ from hiperjax.distributed import mesh as meshes
 from hiperjax.distributed.mesh import MeshError, Placement
 from hiperjax.distributed.rollout import DistributedRollout
 from hiperjax.envs.base import Suite
-from hiperjax.envs.registry import make_suite
 from hiperjax.envs.workers import EnvFailure, make_workers
 from hiperjax.learning.credit.registry import check_choice
 from hiperjax.learning.learner import Learner
@@ -34,23 +33,10 @@ from hiperjax.models.weights import check_tensors
 from hiperjax.training.checkpoint import Checkpoints, Which
 from hiperjax.training.components import RunComponents
 from hiperjax.training.run_folder import ARCHITECTURE, CHECKPOINTS, TOKENIZER, load_config
+from hiperjax.training.suites import build_suite
 
 VOCABULARY_EPISODES = 400
 """Expert episodes whose words make up a trained tokenizer's vocabulary."""
-
-
-def suite_options(config: RunConfig) -> dict[str, Any]:
-    """The fields of `env` that the suite takes."""
-    env = config.env
-    types = {"task_types": env.task_types} if env.task_types else {}
-    if env.suite == "household":
-        return {"size": env.size} | types
-    if env.suite == "alfworld":
-        return {"games": env.games} | types
-    if env.suite == "webshop":
-        tiny = env.data is None and env.size == "tiny"
-        return {"data": env.data, "profile": env.profile, "goals": env.goals, "tiny": tiny}
-    return {}
 
 
 def make_run_renderer(config: RunConfig, suite: Suite) -> Renderer:
@@ -229,7 +215,7 @@ def build_components(config: RunConfig, folder: pathlib.Path | None = None) -> R
     """Everything a run needs but its parameters; `folder` is an existing run's, if any."""
     check_style(config)
     check_weights(config)
-    suite = make_suite(config.env.suite, **suite_options(config))
+    suite = build_suite(config, new=folder is None)
     check_estimator(config, suite)
     tokenizer = build_tokenizer(config, suite, folder)
     p, r = config.prompt, config.rollout

@@ -22,6 +22,9 @@ from hiperjax.training.utilization import Ledger, build_ledger, count_pass, coun
 from hiperjax.training.warm_start import warm_start
 from hiperjax.types import PackedBatch, Trajectory
 
+BASELINE_EPISODES = 300
+"""Tasks that scripted baselines play at most."""
+
 
 def train(config: RunConfig, *, resume: pathlib.Path | None = None) -> pathlib.Path:
     """Train from a configuration, or go on with the run in folder `resume`; returns the folder.
@@ -46,7 +49,7 @@ def run_to_end(run: Run) -> None:
     iterations = run.components.config.iterations
     with stop:
         if run.iteration == 0 and not run.checkpoints.exists():
-            tell_scripts(run)
+            report_baselines(run)
             warm_start(run)
             evaluate_and_save(run)
         while run.iteration < iterations and not any(allgather_objects(stop.asked)):
@@ -58,14 +61,14 @@ def run_to_end(run: Run) -> None:
     run.progress.finish(run.folder, run.iteration, run.best, run.best_iteration, stopped)
 
 
-def tell_scripts(run: Run) -> None:
-    """Say what WebShop's evaluations of this run are to be read against: ceiling and scripts."""
-    suite = run.components.suite
-    if suite.name == "webshop":
-        from hiperjax.envs.webshop.report import evaluate_scripts
-
-        split, turns = run.components.config.eval.splits[0], run.components.max_turns
-        run.progress.say(evaluate_scripts(suite, split, max_turns=turns))  # type: ignore[arg-type]
+def report_baselines(run: Run) -> None:
+    """Say what evaluations of this run are to be read against, where the suite has that."""
+    split = run.components.config.eval.splits[0]
+    report = run.components.suite.report_baselines(
+        split, max_turns=run.components.max_turns, episodes=BASELINE_EPISODES
+    )
+    if report is not None:
+        run.progress.say(report)
 
 
 # -- imitation -----------------------------------------------------------------------------------

@@ -15,11 +15,13 @@ import dataclasses
 import random
 import re
 from collections.abc import Iterable
+from typing import Literal
 
 from hiperjax.envs import base
 from hiperjax.envs.alfworld.catalog import OPENABLE, load_priors
 from hiperjax.types import Observation
 
+Search = Literal["onward", "likely"]
 SEARCHES = ("onward", "likely")
 _OPENABLE = frozenset(name.lower() for name in OPENABLE)
 _APPLIANCES = {"clean": ("sinkbasin",), "heat": ("microwave",), "cool": ("fridge",)}

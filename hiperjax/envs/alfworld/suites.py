@@ -1,9 +1,10 @@
 """The two suites: `household` (generated games) and `alfworld` (official games from a folder)."""
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 from hiperjax.envs.alfworld.engine import (
     act,
@@ -12,7 +13,7 @@ from hiperjax.envs.alfworld.engine import (
     list_admissible,
     list_reached,
 )
-from hiperjax.envs.alfworld.expert import ScriptedExpert
+from hiperjax.envs.alfworld.expert import ScriptedExpert, Search
 from hiperjax.envs.alfworld.game import Game, speak
 from hiperjax.envs.alfworld.games import load_library, read_task_type
 from hiperjax.envs.alfworld.generator import SPLITS, generate_game
@@ -111,30 +112,61 @@ class _TaskIds(Sequence[str]):
         return f"{self._prefix}/{index % self._length}"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class HouseholdOptions(Dials):
+    """What generated games are like, and what the agent is shown of them."""
+
+    task_types: tuple[str, ...] = ()
+    """only these; none means all six"""
+    seed: int = 0
+    """another one draws other games"""
+    search: Search | None = None
+    """the expert's order of search; none: onward in tiny games, likely in others"""
+    hidden: tuple[str, ...] | None = None
+    """openings of commands that are accepted and not listed; none: the size's own"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AlfworldOptions:
+    """Which official games, in which words, on which engine."""
+
+    games: Path | str | None = None
+    """folder of the games; none: $ALFWORLD_DATA or ~/.cache/alfworld"""
+    task_types: tuple[str, ...] = ()
+    """only these; none means all six"""
+    dialect: Literal["put", "move"] | None = None
+    """the word for laying something down; none: the files' own"""
+    search: Search = "likely"
+    """the expert's order of search"""
+    engine: Literal["native", "real"] = "native"
+    """ours, or the original (extra alfworld)"""
+
+
 class HouseholdSuite(GameSource):
-    """Generated games. A task id says everything about a game but the suite's options."""
+    """Generated games. A task id says everything about a game but the suite's options.
+
+    Arguments are the fields of `HouseholdOptions`.
+    """
 
     splits = SPLITS
     sizes: ClassVar = {"train": 1_000_000, "seen": 140, "unseen": 134}
 
     def __init__(
         self,
-        size: str = "tiny",
-        task_types: Sequence[str] = TASK_TYPES,
-        seed: int = 0,
-        search: str | None = None,
-        hidden: Sequence[str] | None = None,
-        **dials: int,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
-        tiny = size == "tiny"
-        self.dials = Dials(size=size, **dials)
-        self.name = f"household-{size}"
+        options = HouseholdOptions(*args, **kwargs)
+        tiny = options.size == "tiny"
+        names = (field.name for field in dataclasses.fields(Dials))
+        self.dials = Dials(**{name: getattr(options, name) for name in names})
+        self.name = f"household-{options.size}"
         self.max_turns = 16 if tiny else 50
-        self._task_types = _check_task_types(task_types)
-        self._seed = seed
-        self._search = search or ("onward" if tiny else "likely")
+        self._task_types = _check_task_types(options.task_types)
+        self._seed = options.seed
+        self._search = options.search or ("onward" if tiny else "likely")
         defaults = (*HINTS.unlisted, *HINTS.minor) if tiny else ()
-        self._hidden = defaults if hidden is None else tuple(hidden)
+        self._hidden = defaults if options.hidden is None else tuple(options.hidden)
 
     def tasks(self, split: str) -> Sequence[str]:
         if split not in self.sizes:
@@ -167,32 +199,35 @@ class HouseholdSuite(GameSource):
 class AlfworldSuite(GameSource):
     """Official games from a folder. A task id is the path of its game below the games folder.
 
-    `engine="real"` plays them on the real engine (extra `alfworld`), in the files' own dialect.
+    Arguments are the fields of `AlfworldOptions`. `engine="real"` plays them on the real engine
+    (extra `alfworld`), in the files' own dialect.
     Splits have the names of their folders; where there is none of that name, `seen` and `unseen`
     stand for `valid_seen` and `valid_unseen`.
     """
 
     name = "alfworld"
     max_turns = 50
+    min_prompt_tokens = 128
     aliases: ClassVar = {"seen": "valid_seen", "unseen": "valid_unseen"}
 
     def __init__(
         self,
-        games: Path | str | None = None,
-        task_types: Sequence[str] = TASK_TYPES,
-        dialect: str | None = None,
-        search: str = "likely",
-        engine: str = "native",
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
-        if engine not in ENGINES:
-            raise ValueError(f"engine {engine!r}: expected one of {ENGINES}")
-        self._library = load_library(games)
-        self._engine = engine
-        self.reports_milestones = engine == "native"
-        self._task_types = frozenset(_check_task_types(task_types))
-        self._search = search
-        self.dialect = dialect or self._library.find_dialect()
+        options = AlfworldOptions(*args, **kwargs)
+        if options.engine not in ENGINES:
+            raise ValueError(f"engine {options.engine!r}: expected one of {ENGINES}")
+        self._library = load_library(options.games)
+        self._engine = options.engine
+        self.reports_milestones = options.engine == "native"
+        self._task_types = frozenset(_check_task_types(options.task_types))
+        self._search = options.search
+        self.dialect = options.dialect or self._library.find_dialect()
         self.splits = self._library.splits
+
+    def describe(self) -> str:
+        return f"{self.name} ({self.dialect} dialect)"
 
     def tasks(self, split: str) -> Sequence[str]:
         known = split in self.splits
@@ -218,6 +253,6 @@ class AlfworldSuite(GameSource):
 
 def _check_task_types(task_types: Sequence[str]) -> tuple[str, ...]:
     unknown = [kind for kind in task_types if kind not in TASK_TYPES]
-    if unknown or not task_types:
-        raise ValueError(f"task types: found {list(task_types)}; expected some of {TASK_TYPES}")
-    return tuple(task_types)
+    if unknown:
+        raise ValueError(f"task_types {list(task_types)}; expected some of {', '.join(TASK_TYPES)}")
+    return tuple(task_types) or TASK_TYPES

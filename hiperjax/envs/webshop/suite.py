@@ -97,6 +97,12 @@ class WebShopSuite(Suite):
         """The category of the wanted product."""
         return self.get_goal(task_id).category
 
+    def report_baselines(self, split: str, *, max_turns: int, episodes: int) -> str | None:
+        """The ceiling and two scripts on a split, and what the splits share."""
+        from hiperjax.envs.webshop.report import evaluate_scripts  # it imports this module
+
+        return evaluate_scripts(self, split, episodes, max_turns)
+
     def is_admissible(self, action: str, observation: Observation) -> bool:
         """Whether an action is one the page invites to; any search counts where one is invited."""
         words = action.removeprefix("search[").removesuffix("]")
