@@ -9,7 +9,7 @@ class EstimatorOptions:
     """Settings of the estimators; each reads the ones that its docstring names."""
 
     gamma: float = 1.0
-    """Discount a turn."""
+    """Discount per turn."""
     lambda_turn: float = 1.0
     """Lambda between turns of one segment (and of flat GAE)."""
     lambda_segment: float = 0.95
@@ -45,6 +45,6 @@ class EstimatorOptions:
     history_exponent: float = 1.0
     """hgpo: level h weighs (h + 2) ** history_exponent."""
     distance_decay: float = 0.1
-    """graphgpo: decay a step of distance to the goal."""
+    """graphgpo: decay per step of distance to the goal."""
     success_reward: float = 10.0
     """graphgpo, g2po: value of the goal; beacon: of a milestone."""

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+PyTree = Any
+"""Nested containers with arrays at the leaves."""
 Span = tuple[int, int]
 """Half-open range of token positions inside a reply; `(0, 0)` where a block is absent."""
 

@@ -1,6 +1,6 @@
 """Minibatches: which sequences each optimizer step sees, and the loop over the steps in use."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from hiperjax.learning.batches import LearnerBatch
 from hiperjax.learning.losses import Metrics, switch_probability
+from hiperjax.types import PyTree
 
 EVEN_GROUPS = 4
 """At least this many micro-batches per step, so that a difference of one is at most a quarter."""
@@ -28,6 +29,12 @@ class Counts(NamedTuple):
     """mean probability of SWITCH over those rows, under the policy that sampled them"""
 
 
+LossFn = Callable[[Any, LearnerBatch, Counts], tuple[Array, Metrics]]
+"""(what is trained, micro-batch, counts of its minibatch) -> loss and metrics, which add up"""
+StepFn = Callable[[Any, Array], tuple[Any, Metrics]]
+"""(carry, sequences of a minibatch) -> carry and metrics"""
+
+
 def count_minibatch(part: LearnerBatch) -> Counts:
     """The counts of one minibatch."""
     if part.tokens is None:
@@ -42,12 +49,12 @@ def count_minibatch(part: LearnerBatch) -> Counts:
     return Counts(tokens, values, choices, jnp.where(part.chose, rate, 0.0).sum() / choices)
 
 
-def global_norm(tree: Any) -> Array:
+def global_norm(tree: PyTree) -> Array:
     """Euclidean norm over all leaves."""
     return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)))
 
 
-def keep_where(holds: Array, new: Any, old: Any) -> Any:
+def keep_where(holds: Array, new: PyTree, old: PyTree) -> PyTree:
     """`new` where the condition holds, else `old`; a leaf that is the same in both stays."""
     return jax.tree.map(lambda a, b: a if a is b else jnp.where(holds, a, b), new, old)
 
@@ -109,7 +116,7 @@ def make_order(
     return order, np.asarray(epochs * steps, np.int32)
 
 
-def run_steps(step: Any, carry: Any, order: Array, steps: Array) -> tuple[Any, Metrics]:
+def run_steps(step: StepFn, carry: PyTree, order: Array, steps: Array) -> tuple[PyTree, Metrics]:
     """`step` over the first `steps` rows of `order`; the last carry and the mean metrics."""
     shapes = jax.eval_shape(step, carry, order[0])[1]
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -122,7 +129,9 @@ def run_steps(step: Any, carry: Any, order: Array, steps: Array) -> tuple[Any, M
     return carry, jax.tree.map(lambda x: x / jnp.maximum(steps, 1), total)
 
 
-def accumulate(loss_fn: Any, trained: Any, part: LearnerBatch, micro: int) -> tuple[Any, Metrics]:
+def accumulate(
+    loss_fn: LossFn, trained: PyTree, part: LearnerBatch, micro: int
+) -> tuple[PyTree, Metrics]:
     """Gradient and metrics of a minibatch, micro-batch by micro-batch (0: all at once)."""
     size = part.reply.shape[0]
     micro = micro or size

@@ -4,7 +4,7 @@ And what an iteration's learning hands back: the new state, its metrics, the wor
 """
 
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,22 +13,23 @@ from jaxtyping import Array, Int, Key
 
 from hiperjax.learning import least_squares
 from hiperjax.learning.losses import Metrics
-from hiperjax.models.heads import init_heads, init_projection, random_features
+from hiperjax.models.heads import Heads, init_heads, init_projection, random_features
 from hiperjax.models.lora import base_config, combine, init_adapters, split_trained
 from hiperjax.models.transformer import Params, TransformerConfig
+from hiperjax.types import PyTree
 
 
 class CriticState(NamedTuple):
     """The value heads and what belongs to them; parts a kind of critic has no use for are None."""
 
-    heads: Any
-    trunk: Any
+    heads: Heads
+    trunk: Params | None
     """separate: parameters of the network of its own; lora: adapters of its own"""
-    optimizer: Any
+    optimizer: PyTree
     """shared, separate, lora"""
-    projection: Any
+    projection: Heads | None
     """features: the frozen random layer"""
-    memory: Any
+    memory: least_squares.Moments | None
     """features: moments of the last batches"""
 
 
@@ -43,10 +44,10 @@ class TrainState(NamedTuple):
     """consecutive policy steps skipped for a non-finite gradient"""
     policy: Params
     """float32 masters; below adapters a frozen base, in the compute dtype"""
-    optimizer: Any
+    optimizer: PyTree
     """of what is trained: all of the policy, or its adapters"""
     critic: CriticState
-    reference: Any
+    reference: Params | None
     """frozen parameters of the KL term, in the compute dtype; None where it is off, and with
     adapters: their base is what training started from"""
 

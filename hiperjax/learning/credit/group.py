@@ -106,7 +106,7 @@ def reinforce_pp_baseline_credit(inputs: CreditInputs, options: EstimatorOptions
 
 
 def token_counts(inputs: CreditInputs) -> Array:
-    """Reply tokens a turn; one each where they are not given."""
+    """Reply tokens per turn; one each where they are not given."""
     return (
         jnp.ones(inputs.mask.shape, int)
         if inputs.num_reply_tokens is None

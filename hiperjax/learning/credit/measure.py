@@ -19,7 +19,7 @@ def measure_credit(
     inputs: CreditInputs,
     heads: tuple[str, ...],
 ) -> Metrics:
-    """Spread of each stream, explained variance of each head in use, shaping terms an episode, and
+    """Spread of each stream, explained variance of each head in use, shaping terms per episode, and
     the mismatch between the sampler's log-probs and the learner's."""
     grid = batch.grid
     largest, mean = measure_mismatch(batch, scores)

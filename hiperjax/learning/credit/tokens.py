@@ -20,7 +20,7 @@ def whiten(
     *,
     eps: float = 1e-8,
 ) -> Float[Array, "B T"]:
-    """Normalize one stream over its own turns, one vote a turn; zero elsewhere.
+    """Normalize one stream over its own turns, one vote per turn; zero elsewhere.
 
     "standard" is (x - mean) / std with the population std; "scale" divides by the root mean square
     and keeps the sign of every advantage; "none" only masks. Statistics take two passes in the
