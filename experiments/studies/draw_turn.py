@@ -17,8 +17,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from hiperjax_kernels.hae import HaeInputs, hae
+from hiperjax_kernels import hae_batch
 
+from hiperjax.learning.credit.hae import hae_inputs
 from hiperjax.training.build import restore_run
 from hiperjax.training.components import RunComponents
 from hiperjax.types import Trajectory
@@ -63,19 +64,17 @@ def record_turn(folder: pathlib.Path, seed: int = 0) -> dict[str, Any]:
     episode = play_episode(components, state.policy, seed)
     batch, final = components.pack([episode], seed=0)
     learner, credit = components.learner, components.config.credit
-    scores = learner.score_or_rescore(state, batch, final)
+    scores, _ = learner.score_or_rescore(state, batch, final)
     state = state._replace(critic=state.critic._replace(memory=None))  # as it is, not refitted
-    inputs = jax.device_get(learner.assign(state, batch, scores)[2])
+    inputs = hae_inputs(learner.assign(state, batch, scores)[2], credit.gamma)
     components.workers.close()
-    fields = {name: np.asarray(getattr(inputs, name))[0] for name in HaeInputs._fields
-              if name != "discount"}  # fmt: skip
-    last = np.flatnonzero(fields["mask"])[-1]
-    discount = np.where(np.arange(len(fields["mask"])) == last, 0.0, credit.gamma)
     lambdas = {
         name: getattr(credit, name) for name in ("lambda_turn", "lambda_segment", "lambda_boundary")
     }
-    found = hae(HaeInputs(discount=discount.astype(np.float32), **fields), **lambdas)
-    numbers = {**fields, **{f"adv_{s}": np.asarray(getattr(found, f"adv_{s}")) for s in STREAMS}}
+    advantages = hae_batch(inputs, **lambdas)
+    numbers = {
+        name: np.asarray(x)[0] for name, x in {**inputs._asdict(), **advantages._asdict()}.items()
+    }
     decode = components.prompter.tokenizer.decode
     turns = [
         {
