@@ -16,9 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hiperjax.envs.checks import check_suite
 from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator
 from hiperjax.models.heads import STREAMS
+
+__all__ = ["check_estimator", "check_suite", "example_inputs"]
 
 Estimate = Callable[[CreditInputs], Credit]
 TOLERANCE = 1e-4

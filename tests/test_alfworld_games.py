@@ -17,6 +17,7 @@ from hiperjax.envs.alfworld.games import (
 )
 from hiperjax.envs.alfworld.problem import HELP
 from hiperjax.envs.alfworld.suites import AlfworldSuite
+from hiperjax.envs.registry import parse_options
 
 PLACE = "pick_and_place_simple-Apple-None-Fridge-1"
 HEAT = "pick_heat_then_place_in_recep-Apple-None-Fridge-1"
@@ -166,8 +167,8 @@ def test_the_suite_filters_by_type_and_knows_short_split_names(root):
             ask(suite)
     with pytest.raises(ValueError, match="juggle"):
         AlfworldSuite(root, task_types=("juggle",))
-    with pytest.raises(ValueError, match="'unreal'"):
-        AlfworldSuite(root, engine="unreal")
+    with pytest.raises(ValueError, match="'unreal'; expected one of native, real"):
+        parse_options("alfworld", ["engine=unreal"])
 
 
 def test_official_games_of_valid_seen(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from hiperjax.acting.renderers import make_renderer
 from hiperjax.commands.terminal import play as play_in_terminal
 from hiperjax.envs import gym
 from hiperjax.envs.base import Step
-from hiperjax.envs.registry import make_suite
+from hiperjax.envs.registry import make_suite, parse_options
 from hiperjax.envs.webshop import WebShopSuite, make_webshop_suite, wares
 from hiperjax.envs.webshop.baseline import (
     FirstHitShopper,
@@ -94,8 +94,8 @@ def test_unknown_names_are_refused_by_name():
         get_profile("loose")
     with pytest.raises(ValueError, match="no human goals"):
         make_webshop_suite(size="tiny", goals="human")
-    with pytest.raises(ValueError, match="size 'huge': expected one of tiny, full"):
-        make_webshop_suite(size="huge")
+    with pytest.raises(ValueError, match="size is 'huge'; expected one of tiny, full"):
+        parse_options("webshop", ["size=huge"])
     with pytest.raises(RuntimeError, match="call reset"):
         env.step("click[next >]")
 
