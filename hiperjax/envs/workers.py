@@ -8,6 +8,7 @@ replaced; within this process nothing can be stopped, so the inline backend has 
 
 import abc
 import collections
+import contextlib
 import dataclasses
 import multiprocessing
 import signal
@@ -76,7 +77,8 @@ class InlineWorkers(EnvWorkers):
 
     def close(self) -> None:
         for env in self._envs.values():
-            env.close()
+            with contextlib.suppress(Exception):  # other people's code, and nothing follows
+                env.close()
         self._envs.clear()
 
     def _reset(self, slot: int, task_id: str) -> Observation | EnvFailure:
