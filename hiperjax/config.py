@@ -129,9 +129,9 @@ class RolloutConfig:
     least 4 and at most 8."""
     prefill_rows: int = 4
     """Prompts of a prefill, of similar length; on a CPU 4 stay in the cache."""
-    lanes: int = 1
-    """Halves (or thirds) of the slots: the device decodes one while the host steps another's
-    environments. 2 pays where the device is fast, and on a CPU of two cores and more."""
+    pipeline_groups: int = 1
+    """Slot groups: the device decodes one while the host steps another's environments. 2 pays where
+    the device is fast, and on a CPU of two cores and more."""
     temperature: float = 1.0
     """Sampling temperature in training; the policy that learns is the tempered one."""
     top_p: float = 1.0
@@ -360,7 +360,7 @@ def validate(config: RunConfig) -> RunConfig:
                         ("lambda_segment", c.lambda_segment),
                         ("lambda_boundary", c.lambda_boundary)):  # fmt: skip
         _require(0 <= value <= 1, f"credit.{name} is {value}; expected a number in [0, 1]")
-    for name in ("episodes", "group_size", "slots", "decode_chunk", "lanes"):
+    for name in ("episodes", "group_size", "slots", "decode_chunk", "pipeline_groups"):
         _require(getattr(r, name) > 0, f"rollout.{name} is {getattr(r, name)}; expected at least 1")
     _require(
         r.temperature > 0, "rollout.temperature is 0; training must sample (greedy has no ratio)"

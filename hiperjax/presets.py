@@ -52,7 +52,9 @@ _HOUSEHOLD_TINY = RunConfig(
     target=0.85,
     env=EnvConfig(task_types=_FIVE_TYPES),
     prompt=PromptConfig(style="compact", history_length=1, prompt_length=112, reply_length=24),
-    rollout=RolloutConfig(episodes=48, slots=24, lanes=2, decode_chunk=24, temperature=0.6),
+    rollout=RolloutConfig(
+        episodes=48, slots=24, pipeline_groups=2, decode_chunk=24, temperature=0.6
+    ),
     imitation=ImitationConfig(steps=400, episodes=2400, check_every=25, stop_loss=0.1),
     credit=_TINY_CREDIT,
     critic=CriticConfig(kind="features"),

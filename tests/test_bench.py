@@ -17,7 +17,6 @@ from experiments.benchmarks.common import (
     alternate,
     format_table,
     pick_tasks,
-    rollout_by,
     verdict,
     widen,
 )
@@ -81,7 +80,7 @@ def test_a_widened_policy_says_the_same(components):
 
 def test_dead_slots_are_counted_chunk_by_chunk(components, game):
     METER.clear()
-    result = game.play(rollout_by(components.rollout, MeteredLane))
+    result = game.play(dataclasses.replace(components.rollout, lane_factory=MeteredLane))
     drawn, computed = sum(x.drawn for x in METER.chunks), sum(x.computed for x in METER.chunks)
     assert computed == result.stats.decode_slots
     assert result.stats.decode_tokens <= drawn <= computed
@@ -122,8 +121,7 @@ def test_scripted_tokens_are_the_samplers(components, game, script):
 
 
 def test_a_script_with_longer_replies_than_the_limit_is_refused(components, script):
-    short = rollout_by(components.rollout, components.rollout.lane_kind)
-    short.shape = dataclasses.replace(short.shape, reply=3)
+    short = dataclasses.replace(components.rollout, reply_length=3)
     with pytest.raises(ValueError, match="expected at most reply_length 3"):
         follow(short, script)
 

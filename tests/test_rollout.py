@@ -76,7 +76,7 @@ def test_episodes_do_not_depend_on_the_shared_prefix():
 def test_episodes_do_not_depend_on_slots_chunks_or_lanes():
     plain, other = collect(7, 12), collect(3, 5)
     assert_same_episodes(plain, other)
-    assert_same_episodes(plain, collect(6, 7, lanes=2, refill=1))
+    assert_same_episodes(plain, collect(6, 7, pipeline_groups=2, refill=1))
     stats = plain.stats
     turns = [turn for t in plain.trajectories for turn in t.turns]
     assert stats.reply_tokens == sum(len(t.response_ids) for t in turns)

@@ -315,11 +315,16 @@ def test_an_environment_that_raises_costs_its_episode_and_no_more(finished, tmp_
     config = dataclasses.replace(small(tmp_path / "r"), init=finished)
     config = dataclasses.replace(config, env=dataclasses.replace(config.env, max_failure_rate=0.5))
     run = open_run(config, None)
-    run.components.rollout.workers = Failing(run.components.suite, 15)
+    components = run.components
+    components.rollout = dataclasses.replace(
+        components.rollout, workers=Failing(components.suite, 15)
+    )
     result = collect(run, Timer())
     assert result.failures and len(result.trajectories) + len(result.failures) == 6
     assert "the stove is on fire" in capsys.readouterr().out
-    run.components.rollout.workers = Failing(run.components.suite, 2)
+    components.rollout = dataclasses.replace(
+        components.rollout, workers=Failing(components.suite, 2)
+    )
     with pytest.raises(TrainingStopped, match="of 6 episodes failed"):
         collect(run, Timer())
     assert run.checkpoints.exists(), "the state was saved before stopping"

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.common import rollout_by
 from hiperjax.acting.lanes import Lane
 from hiperjax.acting.prompts import Prompter
 from hiperjax.acting.rollout import Rollout
@@ -96,5 +95,6 @@ def lock_step(rollout: Rollout) -> Rollout:
     """The baseline that plays what `rollout` plays."""
     prompter = WholePrompter(**{f.name: getattr(rollout.prompter, f.name)
                                 for f in dataclasses.fields(Prompter)})  # fmt: skip
-    shape = dataclasses.replace(rollout.shape, slots=rollout.slots, prompt=prompter.limit)
-    return rollout_by(rollout, LockStepLane, prompter=prompter, shape=shape, lanes=1)
+    return dataclasses.replace(
+        rollout, lane_factory=LockStepLane, prompter=prompter, pipeline_groups=1
+    )

@@ -6,6 +6,7 @@ reply has as many tokens as the script's, drawn and scored by the model; only wh
 the script's. Device and host do all they would do in training.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +15,6 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-from experiments.benchmarks.common import rollout_by
 from hiperjax.acting.lanes import Lane
 from hiperjax.acting.rollout import Rollout
 from hiperjax.acting.sampler import SamplerState
@@ -82,4 +82,4 @@ def follow(rollout: Rollout, script: Sequence[Trajectory]) -> Rollout:
     def parse(episode: Any, ids: np.ndarray) -> Blocks:
         return script[episode.index].turns[len(episode.turns)].blocks
 
-    return rollout_by(rollout, lane, parse=parse)
+    return dataclasses.replace(rollout, lane_factory=lane, parse=parse)

@@ -6,7 +6,6 @@ shared machine they say more.
 """
 
 import contextlib
-import copy
 import dataclasses
 import importlib.metadata
 import math
@@ -23,7 +22,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from hiperjax.acting.lanes import Lane
 from hiperjax.acting.rollout import Rollout
 from hiperjax.config import RunConfig, validate
 from hiperjax.distributed.rollout import DistributedRollout
@@ -172,18 +170,12 @@ def widen(
 
 
 def bare_rollout(components: RunComponents) -> Rollout:
-    """The agent's rollout without what shares it among processes."""
+    """The run's own engine, without what shares it among processes."""
     rollout = components.rollout
-    return rollout.rollout if isinstance(rollout, DistributedRollout) else rollout
-
-
-def rollout_by(rollout: Rollout, kind: type[Lane], **changes: Any) -> Rollout:
-    """The same rollout whose lanes are of another kind; `changes` are attributes of it."""
-    baseline = copy.copy(rollout)
-    baseline.lane_kind = kind
-    for name, value in changes.items():
-        setattr(baseline, name, value)
-    return baseline
+    engine = rollout.rollout if isinstance(rollout, DistributedRollout) else rollout
+    if not isinstance(engine, Rollout):
+        raise TypeError(f"rollout is a {type(engine).__name__}; expected a Rollout")
+    return engine
 
 
 def pick_tasks(components: RunComponents, count: int, seed: int = 0) -> list[str]:

@@ -102,7 +102,7 @@ def make_config(args: argparse.Namespace) -> RunConfig:
         prompt=prompt,
         imitation=dataclasses.replace(config.imitation, steps=0),
         rollout=dataclasses.replace(
-            config.rollout, episodes=episodes, slots=slots, lanes=args.lanes
+            config.rollout, episodes=episodes, slots=slots, pipeline_groups=args.pipeline_groups
         ),
         critic=dataclasses.replace(config.critic, kind=args.critic or config.critic.kind),
         ppo=dataclasses.replace(config.ppo, micro_sequences=micro, minibatch_sequences=size),
@@ -336,7 +336,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shape", default=TINY, help="tiny, or a published shape")
     parser.add_argument("--episodes", type=int, help="default: the preset's, 128; tiny: 48")
     parser.add_argument("--slots", type=int, help="default: the preset's, 128; tiny: 24")
-    parser.add_argument("--lanes", type=int, default=1)
+    parser.add_argument("--pipeline-groups", type=int, default=1)
     parser.add_argument("--max-turns", type=int, default=50)
     parser.add_argument("--reply-length", type=int, default=128, help="tokens; tiny: 24")
     parser.add_argument("--noise", type=float, default=0.5, help="random share of the expert")

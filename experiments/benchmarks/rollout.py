@@ -31,13 +31,13 @@ from experiments.benchmarks.common import (
     format_table,
     pick_tasks,
     prepare,
-    rollout_by,
     verdict,
     widen,
 )
 from experiments.benchmarks.metered import METER, MeteredLane
+from hiperjax.acting.collector import RolloutResult
 from hiperjax.acting.lanes import RolloutStats
-from hiperjax.acting.rollout import Rollout, RolloutResult
+from hiperjax.acting.rollout import Rollout
 from hiperjax.commands.convert import spell_out
 from hiperjax.models.transformer import Params
 from hiperjax.random_keys import Stream, derive_key
@@ -138,8 +138,9 @@ def main() -> int:
         imitation=args.imitation,
     )
     params, model = widen(*spell_out(policy, components.model), args.width)
-    ours = rollout_by(bare_rollout(components), bare_rollout(components).lane_kind, config=model)
-    ours.max_turns = args.max_turns or ours.max_turns
+    ours = bare_rollout(components)
+    max_turns = args.max_turns or ours.max_turns
+    ours = dataclasses.replace(ours, config=model, max_turns=max_turns)
     tasks = pick_tasks(components, args.episodes)
     game = Game(jax.device_put(params), tasks, components.config.rollout.temperature)
     return report(game, ours, args)
@@ -193,7 +194,7 @@ def profile(game: Game, ours: Rollout) -> dict[str, float]:
     """Where our seconds go, every call waited for; returns shares of dead slot-steps."""
     METER.clear()
     started = time.perf_counter()
-    result = game.play(rollout_by(ours, MeteredLane))
+    result = game.play(dataclasses.replace(ours, lane_factory=MeteredLane))
     whole = time.perf_counter() - started
     s = result.stats
     parts = METER.seconds | {"environment": result.seconds["environment"]}

@@ -8,6 +8,7 @@ next prompts. One lane is enough where the host costs nothing beside the device.
 
 import collections
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from hiperjax.acting.blocks import CLOSING_ACTION, find_stop, parse_reply
+from hiperjax.acting.collector import RolloutResult
 from hiperjax.acting.episode import EpisodeRecorder
 from hiperjax.acting.lanes import Lane, LaneShape, RolloutStats
 from hiperjax.acting.pieces import build_pieces
@@ -29,66 +31,76 @@ from hiperjax.models.transformer import Params, TransformerConfig
 from hiperjax.types import Blocks, Trajectory
 
 
-@dataclasses.dataclass
-class RolloutResult:
-    trajectories: list[Trajectory]
-    """in the order of the tasks asked for, failed episodes left out"""
-    failures: list[EnvFailure]
-    stats: RolloutStats
-    seconds: dict[str, float]
-    """wall time: in environments, waiting for the device, and on the host besides"""
-
-
 @dataclasses.dataclass(kw_only=True)
-class _Episode(EpisodeRecorder):
+class PlayedEpisode(EpisodeRecorder):
+    """An episode in play."""
+
     index: int
-    place: int
-    """of its environment among the workers'"""
+    """among the tasks asked for"""
+    env_slot: int
+    """slot of its environment among the workers'"""
     prompt_ids: list[int] = dataclasses.field(default_factory=list)
 
 
+ReplyParser = Callable[[PlayedEpisode, np.ndarray], Blocks]
+"""An episode and the tokens of its next reply -> what the reply says."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """Plays episodes with the current parameters; one object serves all iterations."""
+    """Plays episodes with the current parameters; one object serves all iterations.
 
-    lane_kind: type[Lane] = Lane
-    """What its slots are run by; benchmarks put rivals here."""
+    `dataclasses.replace` gives a variant of it.
+    """
 
-    def __init__(
-        self,
-        *,
-        config: TransformerConfig,
-        prompter: Prompter,
-        workers: EnvWorkers,
-        suite: Suite,
-        slots: int,
-        prompt_length: int,
-        reply_length: int,
-        max_turns: int,
-        decode_chunk: int,
-        refill: int = 0,
-        prefill_rows: int = 4,
-        lanes: int = 1,
-        row_multiple: int = 1,
-        strict_format: bool = True,
-        rewrite_on_keep: bool = False,
-    ):
-        self.config, self.prompter = config, prompter
-        self.workers, self.suite = workers, suite
-        self.slots, self.lanes, self.max_turns = slots, lanes, max_turns
-        self.shape = LaneShape(
-            slots=slots // lanes,
-            prompt=prompt_length - len(prompter.shared_prefix),
-            reply=reply_length,
-            chunk=decode_chunk,
-            refill=refill or min(8, max(4, slots // lanes // 8)),
-            rows=prefill_rows,
-            multiple=row_multiple,
+    config: TransformerConfig
+    prompter: Prompter
+    workers: EnvWorkers
+    suite: Suite
+    slots: int
+    """episodes that decode side by side"""
+    prompt_length: int
+    reply_length: int
+    max_turns: int
+    decode_chunk: int
+    refill: int = 0
+    """a dispatch ends as soon as so many slots have finished; 0: an eighth of them, 4 to 8"""
+    prefill_rows: int = 4
+    pipeline_groups: int = 1
+    """slot groups: the device decodes one while the host steps another"""
+    row_multiple: int = 1
+    strict_format: bool = True
+    rewrite_on_keep: bool = False
+    lane_factory: Callable[..., Lane] = Lane
+    """Makes what runs the slots of one group, called like `Lane`."""
+    parse: ReplyParser | None = None
+    """Reads a reply; by default `parse_reply`, with the settings above."""
+
+    @functools.cached_property
+    def shape(self) -> LaneShape:
+        """Sizes of a lane."""
+        slots = self.slots // self.pipeline_groups
+        return LaneShape(
+            slots=slots,
+            prompt=self.prompt_length - len(self.prompter.shared_prefix),
+            reply=self.reply_length,
+            chunk=self.decode_chunk,
+            refill=self.refill or min(8, max(4, slots // 8)),
+            rows=self.prefill_rows,
+            multiple=self.row_multiple,
         )
-        self.strict_format, self.rewrite_on_keep = strict_format, rewrite_on_keep
-        tokenizer = prompter.tokenizer
-        self.pieces = build_pieces(tokenizer, config.vocab_size)
+
+    @functools.cached_property
+    def pieces(self) -> tuple[bytes, ...]:
+        """Bytes of each token id."""
+        return build_pieces(self.prompter.tokenizer, self.config.vocab_size)
+
+    @functools.cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end a reply."""
+        tokenizer = self.prompter.tokenizer
         stop = {tokenizer.eos_token_id, tokenizer.get_vocab().get(CLOSING_ACTION)}
-        self.stop_ids = tuple(sorted(i for i in stop if i is not None))
+        return tuple(sorted(i for i in stop if i is not None))
 
     def collect(
         self,
@@ -116,8 +128,10 @@ class Rollout:
         run.seconds["host"] = whole - sum(run.seconds.values())
         return RolloutResult([t for _, t in run.done], run.failures, run.stats, dict(run.seconds))
 
-    def parse(self, episode: _Episode, ids: np.ndarray) -> Blocks:
-        """What a reply says: once, when it is born."""
+    def read_reply(self, episode: PlayedEpisode, ids: np.ndarray) -> Blocks:
+        """What a reply says: parsed once, right after sampling."""
+        if self.parse is not None:
+            return self.parse(episode, ids)
         parsed = parse_reply(
             self.pieces,
             ids.tolist(),
@@ -158,8 +172,8 @@ class _Run:
             prefix = encode_prefix(params, jnp.asarray(shared, jnp.int32), config=rollout.config)
             self.stats.prompt_tokens += self.shared
             self.stats.prefill_slots += self.shared
-        self.lanes: list[Lane[_Episode]] = [
-            rollout.lane_kind(
+        self.lanes: list[Lane[PlayedEpisode]] = [
+            rollout.lane_factory(
                 rollout.shape,
                 params,
                 rollout.config,
@@ -171,10 +185,10 @@ class _Run:
                 top_p=top_p,
                 stop_ids=rollout.stop_ids,
             )
-            for _ in range(rollout.lanes)
+            for _ in range(rollout.pipeline_groups)
         ]
-        self.places = iter(range(len(task_ids)))
-        self.free_places: list[int] = []
+        self.env_slots = iter(range(len(task_ids)))
+        self.free_env_slots: list[int] = []
 
     def measure(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         """Call, and book the wall time."""
@@ -187,35 +201,35 @@ class _Run:
         """Open waiting episodes in the lane's free slots; with none waiting, let it shrink."""
         while self.queue and lane.free:
             count = min(lane.free, len(self.queue))
-            places = [self.free_places.pop() if self.free_places else next(self.places)
+            env_slots = [self.free_env_slots.pop() if self.free_env_slots else next(self.env_slots)
                       for _ in range(count)]  # fmt: skip
-            taken = [(place, *self.queue.popleft()) for place in places]
+            taken = [(env_slot, *self.queue.popleft()) for env_slot in env_slots]
             opened = self.measure(
-                "environment", self.r.workers.reset, places, [task for _, _, task in taken]
+                "environment", self.r.workers.reset, env_slots, [task for _, _, task in taken]
             )
-            for (place, index, task_id), result in zip(taken, opened, strict=True):
+            for (env_slot, index, task_id), result in zip(taken, opened, strict=True):
                 if isinstance(result, EnvFailure):
                     self.failures.append(result)
-                    self.free_places.append(place)
+                    self.free_env_slots.append(env_slot)
                 else:
                     suite = self.r.suite
-                    episode = _Episode(suite, task_id, result, index=index, place=place)
+                    episode = PlayedEpisode(suite, task_id, result, index=index, env_slot=env_slot)
                     self._ask(lane, episode)
         if not self.queue:
             lane.shrink()
 
-    def _encode(self, episode: _Episode) -> list[int]:
+    def _encode(self, episode: PlayedEpisode) -> list[int]:
         ids, cuts = self.r.prompter.encode(episode.observation, episode.past, episode.subgoal)
         self.stats.dropped_history += cuts.history
         self.stats.trimmed_prompts += cuts.tokens > 0
         self.stats.trimmed_tokens += cuts.tokens
         return ids
 
-    def _leave(self, lane: Lane, episode: _Episode) -> None:
+    def _leave(self, lane: Lane, episode: PlayedEpisode) -> None:
         lane.release(episode)
-        self.free_places.append(episode.place)
+        self.free_env_slots.append(episode.env_slot)
 
-    def _ask(self, lane: Lane, episode: _Episode) -> None:
+    def _ask(self, lane: Lane, episode: PlayedEpisode) -> None:
         """Render the episode's next prompt; an episode whose prompt cannot fit is discarded."""
         try:
             episode.prompt_ids = self._encode(episode)
@@ -230,15 +244,15 @@ class _Run:
 
     def harvest(self, lane: Lane) -> None:
         """Take finished replies, step their environments, ask for their next turns."""
-        found = self.measure("device", lane.harvest)
-        parsed = [self.r.parse(episode, ids) for episode, ids, _ in found]
+        replies = self.measure("device", lane.harvest)
+        parsed = [self.r.read_reply(episode, ids) for episode, ids, _ in replies]
         results = self.measure(
             "environment",
             self.r.workers.step,
-            [episode.place for episode, _, _ in found],
+            [episode.env_slot for episode, _, _ in replies],
             [blocks.action for blocks in parsed],
         )
-        for (episode, ids, logprobs), blocks, result in zip(found, parsed, results, strict=True):
+        for (episode, ids, logprobs), blocks, result in zip(replies, parsed, results, strict=True):
             if isinstance(result, EnvFailure):
                 self.failures.append(result)
                 self._leave(lane, episode)
@@ -248,7 +262,7 @@ class _Run:
     def _record(
         self,
         lane: Lane,
-        episode: _Episode,
+        episode: PlayedEpisode,
         ids: np.ndarray,
         logprobs: np.ndarray,
         blocks: Blocks,
@@ -261,7 +275,7 @@ class _Run:
         else:
             self._ask(lane, episode)
 
-    def _finish(self, episode: _Episode) -> None:
+    def _finish(self, episode: PlayedEpisode) -> None:
         final = None
         if not episode.terminated:
             # A truncated episode keeps the prompt it would have seen: its value is read there.

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from jaxtyping import Array, Key
 
-from hiperjax.acting.rollout import Rollout, RolloutResult
+from hiperjax.acting.collector import RolloutResult
+from hiperjax.acting.rollout import Rollout
 from hiperjax.distributed.mesh import Placement, local_mesh, localize
 from hiperjax.distributed.processes import allgather_objects, share_of
 from hiperjax.models.transformer import Params, cast_params

@@ -7,11 +7,10 @@ from typing import Any
 
 import jax
 
+from hiperjax.acting.collector import Collector
 from hiperjax.acting.prompts import Prompter
-from hiperjax.acting.rollout import Rollout
 from hiperjax.config import RunConfig
 from hiperjax.distributed.mesh import Placement
-from hiperjax.distributed.rollout import DistributedRollout
 from hiperjax.envs.base import Suite
 from hiperjax.envs.workers import EnvWorkers
 from hiperjax.learning import packing
@@ -34,7 +33,7 @@ class RunComponents:
     prompter: Prompter
     model: TransformerConfig
     workers: EnvWorkers
-    rollout: Rollout | DistributedRollout
+    rollout: Collector
     learner: Learner
     max_turns: int
     placement: Placement

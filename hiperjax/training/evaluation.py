@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import jax
 from jaxtyping import Array, Key
 
-from hiperjax.acting.rollout import Rollout
-from hiperjax.distributed.rollout import DistributedRollout
+from hiperjax.acting.collector import Collector
 from hiperjax.envs.base import Suite
 from hiperjax.envs.workers import EnvFailure
 from hiperjax.intervals import bound_mean, wilson_interval
@@ -98,7 +97,7 @@ class Evaluation:
 
 
 def evaluate(
-    rollout: Rollout | DistributedRollout,
+    rollout: Collector,
     params: Params,
     suite: Suite,
     split: str,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
-from hiperjax.acting.rollout import RolloutResult
+from hiperjax.acting.collector import RolloutResult
 from hiperjax.config import RunConfig
 from hiperjax.distributed.processes import allgather_objects, is_first
 from hiperjax.learning.state import Work
