@@ -58,7 +58,7 @@ class Workload:
     turns: int
     """Turns collected and learned from."""
     prompt_tokens: int
-    """Mean prompt of a turn."""
+    """Mean prompt of a turn; of a growing context, what is new in it."""
     reply_tokens: int
     """Mean reply of a turn."""
     prompt_limit: int
@@ -75,6 +75,20 @@ class Workload:
     row_replies: int = 0
     """Reply tokens of a row; 0: the longest reply."""
     epochs: int = 1
+    context_tokens: int = 0
+    """Mean context of a turn, its reply included; 0: its own prompt and reply, nothing grows."""
+    context_limit: int = 0
+    """Longest context before a reply; 0: the longest prompt."""
+
+    @property
+    def context(self) -> int:
+        """Tokens a decode step, and a row's attention, look back on."""
+        return self.context_tokens or self.prompt_tokens + self.reply_tokens
+
+    @property
+    def slot_length(self) -> int:
+        """Tokens of a slot's cache."""
+        return max(self.context_limit, self.prompt_limit) + self.reply_limit
 
 
 class Item(NamedTuple):
@@ -225,7 +239,7 @@ def floors(
     reference: bool,
 ) -> tuple[Item, ...]:
     """Least seconds of each phase of an iteration, no prefix shared."""
-    devices, context = math.prod(mesh.shape.values()), load.prompt_tokens + load.reply_tokens
+    devices, context = math.prod(mesh.shape.values()), load.context
     tensor, own_slots = mesh.shape["tensor"], load.slots / meshes.row_ways(mesh)
     step = decode_step_seconds(config, device, own_slots, context, tensor)
     steps = load.turns * load.reply_tokens / load.slots
@@ -280,7 +294,7 @@ def _others(
     params = abstract_params(config)
     trained = _count_on_device(partition(params)[0] if config.lora_rank else params, mesh)
     ways, tensor = meshes.row_ways(mesh), mesh.shape["tensor"]
-    length = load.prompt_limit + load.reply_limit
+    length = load.slot_length
     row, replies = load.row_length or length, load.row_replies or load.reply_limit
     whole = _count_on_device(abstract_params(dataclasses.replace(config, lora_rank=0)), mesh)
     fitted = config.hidden_size + RANDOM_FEATURES + 1

@@ -106,6 +106,13 @@ class PromptConfig:
     episode. Both are counted; task, subgoal, actions and chosen options are never cut."""
     reply_length: int = 512
     """Tokens a reply may have; beyond, it is cut and counts as malformed."""
+    window: Literal["turn", "subgoal", "episode"] = "turn"
+    """Turns that share one growing context: each by itself (the paper's), all until the turn after
+    a switch, or the whole episode. Later turns of a window append what has changed."""
+    window_length: int = 4096
+    """Tokens a growing context may have before a reply, the prefix that all share left out; beyond,
+    the next turn opens a new one, which is counted. Packed sequences are made as long as that
+    takes, and fewer in each optimizer step."""
     strict_format: bool = True
     """Refuse text outside the three blocks."""
     rewrite_on_keep: bool = False
@@ -383,7 +390,17 @@ def validate(config: RunConfig) -> RunConfig:
     _require(bool(e.splits), "eval.splits is empty; expected at least one split")
     _require(e.every > 0, f"eval.every is {e.every}; expected at least 1")
     _check_model(config.model, config.critic.kind)
+    _check_windows(config.prompt)
     return config
+
+
+def _check_windows(t: PromptConfig) -> None:
+    _require(
+        t.window == "turn" or t.window_length >= t.prompt_length,
+        f"prompt.window_length is {t.window_length}, and a prompt may have {t.prompt_length} "
+        "tokens; expected a window that holds at least one prompt: raise it or lower "
+        "prompt.prompt_length",
+    )
 
 
 def _check_model(m: ModelConfig, critic: str) -> None:

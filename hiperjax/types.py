@@ -3,7 +3,7 @@
 Axes: `B` trajectories, `T` turn slots a trajectory; `S` sequences of `C` tokens, `K` turns at most
 in each; `N = S * K` rows (one row = one turn), `R` reply tokens a row. Tokens live in sequences,
 replies in rows, credit in a grid `[B, T]` of scalars; `TurnGrid.row` is the only bridge between
-grid and rows.
+grid and rows. A window is a run of consecutive turns that share one growing context.
 
 This module never imports jax: environment workers import it before XLA wakes.
 """
@@ -103,7 +103,8 @@ class Turn:
     """One prompt, one reply, one environment step."""
 
     prompt_ids: np.ndarray
-    """int32 [prompt tokens]"""
+    """int32 [prompt tokens]: the whole prompt where the turn opens a window, else what its context
+    grew by since the reply of the turn before"""
     response_ids: np.ndarray
     """int32 [reply tokens], the stop token included"""
     behavior_logprobs: np.ndarray
@@ -117,6 +118,8 @@ class Turn:
     """Whether the action stood in the admissible list."""
     milestone: bool = False
     """Whether the action reached a part of the goal for the first time."""
+    opens: bool = True
+    """Whether the turn opens a window; else it goes on in the one of the turn before."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -129,6 +132,8 @@ class Trajectory:
     success: bool
     final_prompt_ids: np.ndarray | None = None
     """int32: the prompt after the last turn of a truncated episode, where its value is read"""
+    final_opens: bool = True
+    """Whether that prompt is a whole one, as in `Turn.opens`."""
     final_observation: str = ""
     """Raw observation after the last action."""
     score: float | None = None
@@ -137,19 +142,24 @@ class Trajectory:
     def __post_init__(self) -> None:
         if not self.turns:
             raise ValueError(f"trajectory of task {self.task_id}: no turns; expected at least one")
+        if not self.turns[0].opens:
+            raise ValueError(
+                f"trajectory of task {self.task_id}: turn 0 goes on in a window; expected it to "
+                "open one"
+            )
 
 
 class Sequences(NamedTuple):
-    """The tokens a model reads: `S` sequences of `C` tokens, several turns packed into each."""
+    """The tokens a model reads: `S` sequences of `C` tokens, several windows packed into each."""
 
     tokens: Int[Any, "S C"]
     token_mask: Bool[Any, "S C"]
     """prompts and replies, not padding"""
     segment: Int[Any, "S C"]
-    """which turn of its sequence a token belongs to, from 1; a token sees only its own turn's and
-    those of segment 0, the prefix that all prompts share"""
+    """which window of its sequence a token belongs to, from 1; a token sees only its own window's
+    and those of segment 0, the prefix that all windows share"""
     position: Int[Any, "S C"]
-    """position within the turn, as if it stood alone"""
+    """position within the window, prefix included, as if it stood alone"""
     reply_place: Int[Any, "S Q"]
     """place `k * R + r` of each reply token among those of its sequence's rows; `K * R` where there
     is none. `Q` is a bucket that holds the replies of the sequence with most reply tokens"""
@@ -158,8 +168,9 @@ class Sequences(NamedTuple):
 class TurnRows(NamedTuple):
     """One row a turn: its reply, and where it stands.
 
-    There are `N = S * K` rows, `K` for each sequence: row n lies in sequence `n // K`. Rows of no
-    turn have `row_mask` False and weigh nothing.
+    There are `N = S * K` rows, `K` for each sequence: row n lies in sequence `n // K`, in the order
+    of its tokens. Rows of no turn have `row_mask` False and weigh nothing; one that stands for the
+    state after a truncated episode has no reply, and a place where its value is read.
     """
 
     reply: Int[Any, "N R"]
@@ -201,6 +212,8 @@ class TurnGrid(NamedTuple):
     reply_tokens: Int[Any, "B T"]
     milestone: Bool[Any, "B T"]
     """turns whose action reached a part of the goal for the first time"""
+    final_row: Int[Any, " B"]
+    """row of the state after a truncated episode, where rows hold such states; else 0"""
 
 
 class FinalPrompts(NamedTuple):

@@ -9,7 +9,7 @@ import pytest
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.collector import RolloutResult
 from hiperjax.acting.demonstrations import demonstrate, list_texts, transcribe
-from hiperjax.acting.lanes import RolloutStats
+from hiperjax.acting.lane_sizes import RolloutStats
 from hiperjax.acting.prompts import Prompter
 from hiperjax.acting.renderers import make_renderer
 from hiperjax.acting.rollout import Rollout

@@ -8,7 +8,8 @@ from helpers.episodes import make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hiperjax.learning.packing import assign_ids, lay_out, pack, pack_final_prompts, round_up
+from hiperjax.learning.layout import lay_out, round_up
+from hiperjax.learning.packing import assign_ids, pack, pack_final_prompts
 
 lengths = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from hiperjax.acting.collector import RolloutResult
-from hiperjax.acting.lanes import RolloutStats
+from hiperjax.acting.lane_sizes import RolloutStats
 from hiperjax.config import MeshConfig, RunConfig
 from hiperjax.distributed.mesh import AXES, MeshError, Placement, make_mesh
 from hiperjax.distributed.processes import allgather_objects, is_first, share_of

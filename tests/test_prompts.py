@@ -30,20 +30,21 @@ def compact_prompter(limit=200, history_length=1):
 
 def test_chat_prompts_show_every_field_after_a_constant_prefix():
     renderer = make_renderer("chat", role="You are a cook.", history_length=2, hints=SUITE.hints)
-    text = renderer.render(SEEN, PAST[:2], "find a mug")
+    text = renderer.open(SEEN, PAST[:2], "find a mug")
     for part in (SEEN.text, SEEN.task, "find a mug", "'take mug 1'", "room 2", "go to shelf 2"):
         assert part in text
     assert "'help'" not in text
     assert renderer.prefix.startswith("You are a cook.")
     assert all(tag in renderer.prefix for tag in TAGS)
-    assert "Current subgoal: None" in renderer.render(SEEN, [], "")
+    assert "Current subgoal: None" in renderer.open(SEEN, [], "")
 
 
 def test_history_is_dropped_oldest_first_and_counted():
     vocabulary: dict[str, int] = {}
 
     class Words:  # a tokenizer of blanks, so that lengths are easy to count
-        chat_template = None
+        chat_template = unk_token = None
+        get_added_vocab = staticmethod(dict)
 
         class backend_tokenizer:
             @staticmethod
@@ -93,7 +94,7 @@ def test_trimming_cuts_the_end_of_the_observation_and_nothing_else(words, spare)
 
 
 def test_compact_prompts_star_the_words_of_the_task():
-    text = CompactRenderer(hints=SUITE.hints).render(SEEN, [], "find mug")
+    text = CompactRenderer(hints=SUITE.hints).open(SEEN, [], "find mug")
     assert "now * mug 1" in text and "go to * shelf 1" in text and "take * mug 1" in text
 
 
@@ -111,7 +112,7 @@ def test_identifiers_are_taken_apart_and_put_together():
     renderer = CompactRenderer(hints=make_suite("webshop").hints)
     offered = ("click[soft3mug]", "click[64gb]")
     seen = Observation("SOFT3MUG [SEP] soft mug", "find mug", offered)
-    assert "soft 3 * mug soft * mug can click[ soft 3 * mug , 64gb" in renderer.render(seen, [], "")
+    assert "soft 3 * mug soft * mug can click[ soft 3 * mug , 64gb" in renderer.open(seen, [], "")
     for action in offered:
         assert renderer.restore_action(renderer.render_action(action), offered) == action
 

@@ -56,7 +56,7 @@ def test_prompts_are_those_that_policies_were_trained_on():
 @pytest.mark.parametrize("style", RENDERERS)
 def test_no_command_of_a_foreign_world_vanishes(style):
     renderer = make_renderer(style, role="You are a gardener.", history_length=0)
-    text = renderer.render(FOREIGN, [], "")
+    text = renderer.open(FOREIGN, [], "")
     shown = text.partition("Admissible actions:" if style == "chat" else " can ")[2]
     for command in FOREIGN.admissible:
         assert command in shown.replace("* ", "")
@@ -73,11 +73,11 @@ def test_hints_say_what_is_left_out_and_listed_together():
     )
     brief = make_renderer("compact", role="", history_length=0, hints=hints)
     long = make_renderer("chat", role="", history_length=0, hints=hints)
-    text = brief.render(FOREIGN, [], "")
+    text = brief.open(FOREIGN, [], "")
     assert text.endswith(" can go to gate | examine sign | inventory")
     assert "quickly" not in text and brief.phrases == ("open up",)
-    assert "'look left'" in long.render(FOREIGN, [], "")
-    assert "'help" not in long.render(FOREIGN, [], "")
+    assert "'look left'" in long.open(FOREIGN, [], "")
+    assert "'help" not in long.open(FOREIGN, [], "")
 
 
 def test_an_unknown_style_is_refused_before_anything_is_built(capsys, monkeypatch):

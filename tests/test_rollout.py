@@ -6,7 +6,7 @@ import pytest
 
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.demonstrations import demonstrate, list_texts
-from hiperjax.acting.lanes import LaneShape, choose_bucket
+from hiperjax.acting.lane_sizes import LaneShape, choose_bucket
 from hiperjax.acting.prompts import Prompter
 from hiperjax.acting.renderers import ChatRenderer, CompactRenderer
 from hiperjax.acting.rollout import Rollout

@@ -6,7 +6,7 @@ from helpers.episodes import make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hiperjax.acting.lanes import RolloutStats
+from hiperjax.acting.lane_sizes import RolloutStats
 from hiperjax.learning.minibatches import split_into_minibatches
 from hiperjax.learning.packing import pack
 from hiperjax.training.utilization import (

@@ -36,7 +36,7 @@ from experiments.benchmarks.common import (
 )
 from experiments.benchmarks.metered import METER, MeteredLane
 from hiperjax.acting.collector import RolloutResult
-from hiperjax.acting.lanes import RolloutStats
+from hiperjax.acting.lane_sizes import RolloutStats
 from hiperjax.acting.rollout import Rollout
 from hiperjax.commands.convert import spell_out
 from hiperjax.models.transformer import Params

@@ -5,7 +5,7 @@ once, when it is born; what later code needs (decisions in force, token spans, w
 stored in `Blocks` (HiPER, arXiv 2602.16165, section on the Plan-Execute interface).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from hiperjax.acting.pieces import ReplyBytes
 from hiperjax.types import Blocks, Span
@@ -65,6 +65,7 @@ def parse_reply(
     first_turn: bool,
     strict: bool = True,
     rewrite_on_keep: bool = False,
+    control: Collection[int] = (),
 ) -> Blocks:
     """Parse a reply into the decisions in force at its turn.
 
@@ -86,6 +87,8 @@ def parse_reply(
       strict: refuse text outside the blocks.
       rewrite_on_keep: the official behavior: on KEEP the text just written replaces the subgoal.
         Default: the subgoal in force is carried and a rewritten one is a `keep_violation`.
+      control: tokens that may end a reply and stand in no block: a reply that writes one there is
+        malformed, however its bytes read.
     """
     reply = ReplyBytes(pieces, ids)
     found, at, outside = {}, 0, b""
@@ -108,6 +111,8 @@ def parse_reply(
         # A token fused across two blocks belongs to the earlier one: spans stay disjoint.
         spans[name] = (max(first, free), max(end, free))
         free = spans[name][1]
+    inside = (index for first, end in spans.values() for index in ids[first:end])
+    well_formed = well_formed and not any(index in control for index in inside)
     if ACTION not in found and free < len(ids):
         spans[ACTION] = (free, len(ids))
     written = found[SUBGOAL][2] if well_formed else current_subgoal

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, Key
 
-from hiperjax.acting.lanes import RolloutStats
+from hiperjax.acting.lane_sizes import RolloutStats
 from hiperjax.envs.workers import EnvFailure
 from hiperjax.models.transformer import Params
 from hiperjax.types import Trajectory

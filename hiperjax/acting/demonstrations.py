@@ -10,6 +10,7 @@ from hiperjax.acting.episode import EpisodeRecorder
 from hiperjax.acting.pieces import build_pieces
 from hiperjax.acting.prompts import Prompter
 from hiperjax.acting.renderers import PastTurn, Renderer
+from hiperjax.acting.windows import WindowWriter
 from hiperjax.envs.base import Decision, Expert, Step, Suite
 from hiperjax.envs.workers import EnvFailure, InlineWorkers
 from hiperjax.types import Observation, Trajectory
@@ -96,12 +97,17 @@ def _reply_text(renderer: Renderer, decision: Decision) -> str:
     return render_reply(decision.switch, subgoal, action, separator=renderer.separator)
 
 
-def list_texts(renderer: Renderer, demo: Demonstration) -> Iterator[str]:
-    """Every prompt and reply of an episode, as text: what a tokenizer is trained on."""
+def list_texts(renderer: Renderer, demo: Demonstration, *, grown: bool = False) -> Iterator[str]:
+    """Every prompt and reply of an episode, as text: what a tokenizer is trained on.
+
+    `grown`: and what the context of a window would grow by.
+    """
     for t, decision in enumerate(demo.decisions):
         subgoal = renderer.render_subgoal(demo.decisions[t - 1].subgoal) if t else ""
         past = _past(demo, t)[-max(1, renderer.history_length) :]
-        yield renderer.prefix + renderer.render(demo.observations[t], past, subgoal)
+        yield renderer.prefix + renderer.open(demo.observations[t], past, subgoal)
+        if grown and t:
+            yield renderer.extend(demo.observations[t], demo.observations[t - 1], subgoal)
         yield _reply_text(renderer, decision)
 
 
@@ -117,11 +123,12 @@ def transcribe(prompter: Prompter, demos: Sequence[Demonstration]) -> list[Traje
 
 def _transcribe_one(prompter: Prompter, pieces: Sequence[bytes], demo: Demonstration) -> Trajectory:
     episode = EpisodeRecorder(demo.suite, demo.task_id, demo.opening)
+    writer = WindowWriter(prompter)
     for decision, step in zip(demo.decisions, demo.steps, strict=True):
         seen, first = episode.observation, not episode.turns
-        prompt, _ = prompter.encode(seen, episode.past, episode.subgoal)
+        prompt = writer.write(seen, episode.past, episode.subgoal)
         text = _reply_text(prompter.renderer, decision)
-        reply = prompter.tokenize(text)
+        reply = prompter.encoder.encode_reply(text)
         blocks = parse_reply(pieces, reply, current_subgoal=episode.subgoal, first_turn=first)
         if not blocks.well_formed or blocks.switch != decision.switch:
             raise ValueError(
@@ -131,8 +138,10 @@ def _transcribe_one(prompter: Prompter, pieces: Sequence[bytes], demo: Demonstra
         action = prompter.renderer.restore_action(blocks.action, seen.admissible)
         blocks = dataclasses.replace(blocks, action=action)
         unsampled = np.zeros(len(reply), np.float32)
-        episode.record(prompt, np.asarray(reply, np.int32), unsampled, blocks, step)
-    final = None
-    if not episode.terminated:
-        final, _ = prompter.encode(episode.observation, episode.past, episode.subgoal)
-    return episode.finish(final)
+        ids = np.asarray(reply, np.int32)
+        episode.record(prompt.ids, ids, unsampled, blocks, step, opens=prompt.opens)
+        writer.note_reply(reply, blocks)
+    if episode.terminated:
+        return episode.finish(None)
+    final = writer.write(episode.observation, episode.past, episode.subgoal)
+    return episode.finish(final.ids, final_opens=final.opens)

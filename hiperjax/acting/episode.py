@@ -36,8 +36,13 @@ class EpisodeRecorder:
         logprobs: np.ndarray,
         blocks: Blocks,
         step: Step,
+        *,
+        opens: bool = True,
     ) -> None:
-        """Add a turn: a prompt, its reply and what the environment answered."""
+        """Add a turn: a prompt, its reply and what the environment answered.
+
+        `opens`: the prompt is a whole one, of a new window; else what its window grew by.
+        """
         seen = self.observation
         self.turns.append(
             Turn(
@@ -49,6 +54,7 @@ class EpisodeRecorder:
                 observation=seen.text,
                 admissible=self.suite.is_admissible(blocks.action, seen),
                 milestone=bool(step.milestone),
+                opens=opens,
             )
         )
         self.past.append(PastTurn(len(self.turns), seen.text, blocks.action))
@@ -66,11 +72,14 @@ class EpisodeRecorder:
         """Whether the last state is terminal: no value is read there, so no prompt is needed."""
         return self.last is not None and self.last.terminated
 
-    def finish(self, final_prompt_ids: Sequence[int] | None) -> Trajectory:
+    def finish(
+        self, final_prompt_ids: Sequence[int] | None, *, final_opens: bool = True
+    ) -> Trajectory:
         """The episode as it ended.
 
         Args:
           final_prompt_ids: the prompt after the last turn; None exactly where it terminated.
+          final_opens: whether that prompt is a whole one, of a new window.
         """
         if self.last is None or (final_prompt_ids is None) != self.terminated:
             raise ValueError(
@@ -86,5 +95,6 @@ class EpisodeRecorder:
             success=bool(self.last.success),
             score=(self.last.score or 0.0) if self.suite.reports_scores else None,
             final_prompt_ids=final,
+            final_opens=final_opens,
             final_observation=self.last.observation.text,
         )

@@ -1,14 +1,14 @@
 """The device's side of a rollout: prompts in, replies out, over a fixed number of slots.
 
 A lane knows nothing of worlds. Prompts wait until it is run: then they are prefilled, a few rows at
-a time, each group padded to a bucket of lengths, and a chunk of decoding is dispatched. The chunk
-ends on the device as soon as a few slots have finished their reply, so that they wait little for
-their next prompt; nothing blocks before `harvest`. When no new episode will come, a lane shrinks
-with those that are left.
+a time, each group padded to a bucket of lengths, and a chunk of decoding is dispatched. A prompt
+either opens a context, or continues the one that its owner's slot holds: prompts and accepted
+replies, whose keys and values stay where they are. The chunk ends on the device as soon as a few
+slots have finished their reply, so that they wait little for their next prompt; nothing blocks
+before `harvest`. When no new episode will come, a lane shrinks with those that are left.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -16,116 +16,57 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from hiperjax.acting.sampler import SamplerState, advance, init_state, keep_slots, place, start
+from hiperjax.acting.lane_sizes import LaneShape, RolloutStats, choose_bucket
+from hiperjax.acting.sampler import (
+    Opening,
+    SamplerState,
+    advance,
+    extend,
+    init_state,
+    keep_slots,
+    place,
+    redraw,
+    start,
+)
 from hiperjax.models.transformer import KeyValues, Params, TransformerConfig
 
 Owner = TypeVar("Owner")
-SHRINK = 2.0
-"""Ratio of the sizes a lane shrinks through: each costs a compilation, and saves dead slots."""
 PATIENCE = 2
 """Prompts short of a group wait while so many groups' worth of slots are decoding."""
-LONG_CACHE = 512
-"""Tokens of a slot from which decoding reads no more of the cache than a bucket in use."""
-
-
-@dataclasses.dataclass
-class RolloutStats:
-    """What a rollout cost, in tokens and slots of tokens. A slot is one place of a batch in one
-    pass: useful, or padding, or at rest."""
-
-    prompt_tokens: int = 0
-    shared_tokens: int = 0
-    """of those, tokens of the shared prefix that were not computed again"""
-    prefill_slots: int = 0
-    """token slots the prefills computed"""
-    prefill_bucket_pad: int = 0
-    """of those, beyond the end of a prompt"""
-    prefill_row_pad: int = 0
-    """of those, rows of no prompt"""
-    reply_tokens: int = 0
-    decode_slots: int = 0
-    """slot-steps the decode chunks computed"""
-    decode_tokens: int = 0
-    """of those, the ones that drew a token of a reply (its first is drawn in the prefill)"""
-    dropped_history: int = 0
-    """turns of history dropped to make prompts fit"""
-    trimmed_prompts: int = 0
-    """prompts whose observation was cut as well"""
-    trimmed_tokens: int = 0
-    """tokens of observations cut"""
-
-
-def choose_bucket(buckets: Sequence[int], size: int) -> int:
-    """The smallest bucket that holds `size`. Raises `ValueError` where none does."""
-    for bucket in buckets:
-        if size <= bucket:
-            return bucket
-    raise ValueError(f"size {size} exceeds the largest bucket {buckets[-1]}")
-
-
-def make_ladder(top: int, *, bottom: int, ratio: float, multiple: int) -> tuple[int, ...]:
-    """Sizes from about `bottom` up to `top`, each at most `ratio` times the one below."""
-    sizes, size = {top}, float(top)
-    while size / ratio >= bottom:
-        size /= ratio
-        sizes.add(min(top, math.ceil(size / multiple) * multiple))
-    return tuple(sorted(sizes))
-
-
-@dataclasses.dataclass(frozen=True)
-class LaneShape:
-    """Sizes of a lane: all its programs follow from them."""
-
-    slots: int
-    prompt: int
-    """tokens of a prompt at most, whatever they share"""
-    reply: int
-    chunk: int
-    """decode steps under one dispatch at most"""
-    refill: int
-    """a chunk ends as soon as so many slots have finished"""
-    rows: int = 4
-    """prompts of a prefill, before they are rounded up to `multiple`"""
-    multiple: int = 1
-    """rows of every program are a multiple of this: ways the mesh splits them"""
-
-    @property
-    def prefill_rows(self) -> int:
-        return min(self.slots, -(-self.rows // self.multiple) * self.multiple)
-
-    @property
-    def row_ladder(self) -> tuple[int, ...]:
-        """Numbers of slots a lane may shrink to."""
-        return make_ladder(
-            self.slots, bottom=max(4, self.multiple), ratio=SHRINK, multiple=self.multiple
-        )
-
-    @property
-    def length_ladder(self) -> tuple[int, ...]:
-        """Tokens that a group of prompts is padded to."""
-        return make_ladder(self.prompt, bottom=32, ratio=1.25, multiple=8)
-
-    @property
-    def reach_ladder(self) -> tuple[int, ...]:
-        """Cache entries that decoding reads."""
-        whole = self.prompt + self.reply
-        if whole < LONG_CACHE:
-            return (whole,)
-        return make_ladder(whole, bottom=LONG_CACHE // 2, ratio=math.sqrt(2), multiple=64)
 
 
 @dataclasses.dataclass
 class _Slot(Generic[Owner]):
     owner: Owner
     prompt: Sequence[int]
-    """what follows the shared prefix"""
+    """what is to be computed: all that follows the shared prefix, or what the context grows by"""
     number: int
     turn: int
     asked: int
     """when, in prompts of the lane"""
+    start: int = 0
+    """tokens of the context before the prompt, which the slot holds"""
     waiting: bool = True
+    passed_over: bool = False
+    """waited already while a group was made"""
     scanned: int = 0
     """tokens of the reply that complete nothing"""
+    reply: np.ndarray | None = None
+    """the reply, as accepted"""
+
+    @property
+    def context(self) -> int:
+        """Tokens before the reply."""
+        return self.start + len(self.prompt)
+
+
+@dataclasses.dataclass
+class Openings:
+    """The prompts that were prefilled last, for other episodes of the same tasks; for all lanes."""
+
+    rows: dict[tuple[int, ...], int] = dataclasses.field(default_factory=dict)
+    """of each prompt"""
+    opening: Opening | None = None
 
 
 class Lane(Generic[Owner]):
@@ -141,15 +82,18 @@ class Lane(Generic[Owner]):
         prefix: KeyValues | None,
         find_stop: Callable[[list[int], int], int | None],
         stats: RolloutStats,
+        openings: Openings | None = None,
         **sampling: Any,
     ):
+        """`openings`: look for prompts that others have opened with, and keep one's own there."""
         self.shape, self.params, self.key, self.prefix = shape, params, key, prefix
         self.stats, self.find_stop = stats, find_stop
         self.static: dict[str, Any] = {"config": config} | sampling
         self.slots: list[_Slot[Owner] | None] = [None] * shape.slots
         self.halted = np.zeros(shape.slots, bool)
-        self.state: SamplerState = init_state(config, shape.slots, shape.prompt, shape.reply)
+        self.state: SamplerState = init_state(config, shape.slots, shape.context, shape.reply)
         self._steps = self._asked = 0
+        self._openings = openings
 
     @property
     def free(self) -> int:
@@ -162,11 +106,29 @@ class Lane(Generic[Owner]):
 
     def ask(self, owner: Owner, prompt: Sequence[int], *, number: int, turn: int) -> None:
         """Queue an owner's next prompt, in the slot it has or in a free one."""
-        held = (i for i, slot in enumerate(self.slots) if slot is not None and slot.owner is owner)
-        at = next(held, None)
+        at = self._find(owner)
         at = self.slots.index(None) if at is None else at
         self.slots[at] = _Slot(owner, prompt, number, turn, self._asked)
         self._asked += 1
+
+    def ask_more(self, owner: Owner, more: Sequence[int], *, number: int, turn: int) -> None:
+        """Queue what an owner's context grows by, after the reply that was harvested last."""
+        at = self._find(owner)
+        held = None if at is None else self.slots[at]
+        if at is None or held is None or held.reply is None:
+            raise ValueError(
+                f"episode {number}, turn {turn}: no context in this lane to go on with"
+            )
+        # The cache may lack the last accepted token, and hold tokens drawn after it.
+        last = int(held.reply[-1])
+        start = held.context + len(held.reply) - 1
+        self.slots[at] = _Slot(owner, [last, *more], number, turn, self._asked, start)
+        self._asked += 1
+        self.stats.window_turns += 1
+
+    def _find(self, owner: Owner) -> int | None:
+        found = (i for i, slot in enumerate(self.slots) if slot is not None and slot.owner is owner)
+        return next(found, None)
 
     def release(self, owner: Owner) -> None:
         """Free the owner's slot."""
@@ -189,17 +151,36 @@ class Lane(Generic[Owner]):
         A group that is not full waits for the next chunk, as long as enough other replies are under
         way to fill it soon: a row of padding costs more than some steps of a slot at rest.
         """
+        if self._openings is not None:
+            self._copy_openings()
         waiting = [i for i, slot in enumerate(self.slots) if slot is not None and slot.waiting]
+        opening = [i for i in waiting if not self._at(i).start]
+        if self._openings is not None:  # the others of its kind are copied from the first
+            first = {tuple(self._at(i).prompt): i for i in reversed(opening)}
+            opening = sorted(first.values())
+        self._in_groups(self._prefill, opening)
+        self._in_groups(self._extend, [i for i in waiting if self._at(i).start])
+        if self.busy:
+            self._decode()
+
+    def _in_groups(self, begin: Callable[[list[int]], None], waiting: list[int]) -> None:
+        members, rows = self._choose(waiting), self.shape.prefill_rows
+        for first in range(0, len(members), rows):
+            begin(members[first : first + rows])
+
+    def _choose(self, waiting: list[int]) -> list[int]:
+        """Who is to begin now, by length; where contexts grow, nobody waits twice."""
         waiting.sort(key=lambda i: self._at(i).asked)
         rows = self.shape.prefill_rows
         left = len(waiting) % rows
-        if len(self.slots) - self.free - left >= PATIENCE * rows:
+        late = waiting[len(waiting) - left :]
+        if len(self.slots) - self.free - left >= PATIENCE * rows and not (
+            self.shape.window and any(self._at(i).passed_over for i in late)
+        ):
             waiting = waiting[: len(waiting) - left]
-        waiting.sort(key=lambda i: (len(self._at(i).prompt), i))
-        for first in range(0, len(waiting), rows):
-            self._prefill(waiting[first : first + rows])
-        if self.busy:
-            self._decode()
+            for i in late:
+                self._at(i).passed_over = True
+        return sorted(waiting, key=lambda i: (len(self._at(i).prompt), i))
 
     def _at(self, index: int) -> _Slot[Owner]:
         slot = self.slots[index]
@@ -207,10 +188,55 @@ class Lane(Generic[Owner]):
         return slot
 
     def _prefill(self, members: list[int]) -> None:
+        tokens, lengths, where, numbers, turns = self._lay(members, self.shape.length_ladder)
+        room = self.shape.context + self.shape.reply
+        opening = start(
+            self.params, tokens, lengths, self.key, numbers, turns, self.prefix,
+            room=room, keep_scores=self._openings is not None, **self.static,
+        )  # fmt: skip
+        self.state = place(self.state, opening, where)
+        if self._openings is not None:
+            prompts = (tuple(self._at(i).prompt) for i in members)
+            self._openings.rows = {prompt: row for row, prompt in enumerate(prompts)}
+            self._openings.opening = opening
+            self._copy_openings()
+
+    def _copy_openings(self) -> None:
+        """Begin the replies to prompts that were prefilled for another episode already."""
+        assert self._openings is not None
+        rows = self._openings.rows
+        while True:
+            once: dict[int, int] = {}
+            for i, slot in enumerate(self.slots):
+                if slot is not None and slot.waiting and not slot.start:
+                    row = rows.get(tuple(slot.prompt))
+                    if row is not None:
+                        once.setdefault(row, i)
+            if not once:
+                return
+            self._place_copies(once)
+
+    def _place_copies(self, members: dict[int, int]) -> None:
+        """Slots that begin from rows of the kept opening, at most one from each."""
+        assert self._openings is not None and self._openings.opening is not None
+        rows = len(self._openings.opening.position)
+        where = np.full(rows, len(self.slots), np.int32)
+        numbers, turns = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+        for row, i in members.items():
+            slot = self._at(i)
+            where[row], numbers[row], turns[row] = i, slot.number, slot.turn
+            slot.waiting, self.halted[i] = False, False
+            self.stats.copied_tokens += len(slot.prompt)
+        sampling = {name: x for name, x in self.static.items() if name != "config"}
+        opening = redraw(self._openings.opening, self.key, numbers, turns, **sampling)
+        self.state = place(self.state, opening, where)
+
+    def _lay(self, members: list[int], ladder: Sequence[int]) -> tuple[np.ndarray, ...]:
+        """Arrays of a group: tokens, lengths, slots, episodes, turns; its slots are to begin."""
         found = [self._at(i) for i in members]
-        rows = self.shape.prefill_rows
+        rows = choose_bucket(self.shape.group_ladder, len(found))
         longest = max(len(slot.prompt) for slot in found)
-        length = choose_bucket(self.shape.length_ladder, longest)
+        length = choose_bucket(ladder, longest)
         tokens = np.zeros((rows, length), np.int32)
         lengths, where = np.ones(rows, np.int32), np.full(rows, len(self.slots), np.int32)
         numbers, turns = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
@@ -225,18 +251,23 @@ class Lane(Generic[Owner]):
         self.stats.prefill_slots += rows * length
         self.stats.prefill_row_pad += (rows - len(found)) * length
         self.stats.prefill_bucket_pad += len(found) * length - used
-        room = self.shape.prompt + self.shape.reply
-        opening = start(
-            self.params, tokens, lengths, self.key, numbers, turns, self.prefix,
-            room=room, **self.static,
+        return tokens, lengths, where, numbers, turns
+
+    def _extend(self, members: list[int]) -> None:
+        tokens, lengths, where, numbers, turns = self._lay(members, self.shape.growth_ladder)
+        starts = np.zeros(len(lengths), np.int32)
+        starts[: len(members)] = [self._at(i).start for i in members]
+        reach = int((starts + lengths).max())
+        self.state = extend(
+            self.params, self.state, tokens, lengths, starts, where, self.key, numbers, turns,
+            self.prefix, attend_to=choose_bucket(self.shape.reach_ladder, reach), **self.static,
         )  # fmt: skip
-        self.state = place(self.state, opening, where)
 
     def _decode(self) -> None:
         owned = [slot for slot in self.slots if slot is not None]
         held = sum(slot.waiting for slot in owned)
         refill = max(1, min(self.shape.refill, len(owned) // 4) - held)
-        reach = max(len(slot.prompt) for slot in owned) + self.shape.reply
+        reach = max(slot.context for slot in owned) + self.shape.reply
         self.state = advance(
             self.params,
             self.state,
@@ -267,7 +298,7 @@ class Lane(Generic[Owner]):
             slot.scanned = len(ids)
             if stop is not None or not live[i]:
                 self.halted[i] = True
-                ids = ids[:stop].copy()
+                slot.reply = ids = ids[:stop].copy()
                 self.stats.reply_tokens += len(ids)
                 self.stats.decode_tokens += len(ids) - 1
                 done.append((slot.owner, ids, logprobs[i, : len(ids)].copy()))

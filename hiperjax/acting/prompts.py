@@ -9,8 +9,9 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from hiperjax.acting.encoding import TextEncoder
 from hiperjax.acting.renderers import PastTurn, Renderer
 from hiperjax.types import Observation
 
@@ -27,6 +28,29 @@ class Cuts(NamedTuple):
     """turns"""
     tokens: int
     """of the observation, besides"""
+
+
+NO_CUTS = Cuts(0, 0)
+
+
+WindowMode = Literal["turn", "subgoal", "episode"]
+"""How long windows are: a turn; until the turn after a reply that switched; a whole episode."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowRules:
+    """When a window ends."""
+
+    mode: WindowMode = "turn"
+    length: int = 0
+    """tokens of a context at most, the shared prefix and the reply under way left out"""
+    rewrite_on_keep: bool = False
+    """a subgoal written on KEEP is the one in force"""
+
+    @property
+    def grow(self) -> bool:
+        """Whether a window may have more than one turn."""
+        return self.mode != "turn"
 
 
 class PromptTooLong(ValueError):
@@ -46,12 +70,18 @@ class Prompter:
     tokenizer: Any
     limit: int
     trims: bool = False
+    windows: WindowRules = WindowRules()
+
+    @functools.cached_property
+    def encoder(self) -> TextEncoder:
+        """Text to ids, ours and not ours."""
+        return TextEncoder(self.tokenizer)
 
     @functools.cached_property
     def shared_prefix(self) -> tuple[int, ...]:
         """Tokens that every prompt begins with: template and rules; empty where they are few."""
-        probes = [self.tokenize(self._apply_template(self.renderer.prefix + x)) for x in "A1\n-"]
-        columns = zip(*probes, strict=False)
+        texts = (self.encoder.apply_template([self.renderer.prefix + x]) for x in "A1\n-")
+        columns = zip(*map(self.tokenize, texts), strict=False)
         shared = [ids[0] for ids in itertools.takewhile(lambda ids: len(set(ids)) == 1, columns)]
         return tuple(shared) if len(shared) >= SHARED_FROM else ()
 
@@ -87,22 +117,41 @@ class Prompter:
             f"expected at most {self.limit}; raise prompt.prompt_length"
         )
 
+    def extend(
+        self,
+        observation: Observation,
+        opening: Observation,
+        subgoal: str | None,
+        reply: Sequence[int],
+    ) -> list[int]:
+        """Token ids a window grows by after a reply: its end, what has changed, the next opening.
+
+        Args:
+          observation: what the next turn is taken at.
+          opening: what the window opened with.
+          subgoal: the one in force, where the context does not say it already; else None.
+          reply: the last reply, which may lack the token that ends a message.
+        """
+        changed = self.renderer.extend(observation, opening, subgoal)
+        ask, answer = self._glue
+        end = 1 if answer and reply and reply[-1] == answer[0] else 0
+        return [*answer[end:], *self.encoder.encode_content(changed), *ask]
+
+    @functools.cached_property
+    def _glue(self) -> tuple[list[int], list[int]]:
+        glue = self.encoder.glue
+        return self.tokenize(glue.ask), self.tokenize(glue.answer)
+
     def _render(
         self, observation: Observation, past: Sequence[PastTurn], subgoal: str
     ) -> list[int]:
-        text = self.renderer.prefix + self.renderer.render(observation, past, subgoal)
-        return self.tokenize(self._apply_template(text))
+        rules, content = self.renderer.prefix, self.renderer.open(observation, past, subgoal)
+        if not self.encoder.has_control(content):
+            return self.tokenize(self.encoder.apply_template([rules + content]))
+        head, tail = self.encoder.opening_glue
+        inside = self.encoder.encode_content(content)
+        return [*self.tokenize(head + rules), *inside, *self.tokenize(tail)]
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of a text, past the slow front of `transformers`."""
-        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
-
-    def _apply_template(self, text: str) -> str:
-        if getattr(self.tokenizer, "chat_template", None) is None:
-            return text
-        return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}],
-            add_generation_prompt=True,
-            tokenize=False,
-            enable_thinking=False,  # Qwen3: the reply is the three blocks and nothing before
-        )
+        """Token ids of our own text."""
+        return self.encoder.encode(text)

@@ -36,7 +36,11 @@ class PastTurn:
 
 @runtime_checkable
 class Renderer(Protocol):
-    """What a prompt style must do; `prefix` is constant, `render` gives everything after it.
+    """What a prompt style must do; `prefix` is constant, `open` gives everything after it.
+
+    `extend` is what a later turn of the same window adds: what is to be seen now; how its commands
+    differ from those the window opened with, new ones and gone ones; and the subgoal in force, if
+    the context does not say it already (else None). What has not changed is left out.
 
     `phrases` are runs of words that a trained tokenizer makes one token; `separator` stands between
     the blocks of a reply.
@@ -50,7 +54,10 @@ class Renderer(Protocol):
     def phrases(self) -> tuple[str, ...]: ...
     @property
     def prefix(self) -> str: ...
-    def render(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str: ...
+    def open(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str: ...
+    def extend(
+        self, observation: Observation, opening: Observation, subgoal: str | None
+    ) -> str: ...
     def render_action(self, action: str) -> str: ...
     def render_subgoal(self, subgoal: str) -> str: ...
     def restore_action(self, action: str, admissible: Sequence[str]) -> str: ...
@@ -83,7 +90,7 @@ class ChatRenderer:
             f"The form is:\n{skeleton}\n\n"
         )
 
-    def render(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str:
+    def open(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str:
         parts = [f"Overall task: {observation.task}"]
         if past:
             lines = "\n".join(
@@ -93,10 +100,21 @@ class ChatRenderer:
             parts.append(f"Steps taken so far: {past[-1].number}. The last {len(past)}:\n{lines}")
         parts.append(f"Current observation: {observation.text}")
         parts.append(f"Current subgoal: {subgoal or NO_SUBGOAL}")
-        shown = list_shown(observation.admissible, self.hints.unlisted)
-        actions = "\n ".join(f"'{a}'" for a in shown)
-        parts.append(f"Admissible actions: [{actions}]")
+        parts.append(f"Admissible actions: {self._list(observation.admissible)}")
         return "\n\n".join(parts)
+
+    def extend(self, observation: Observation, opening: Observation, subgoal: str | None) -> str:
+        parts = [f"Current observation: {observation.text}"]
+        if subgoal is not None:
+            parts.append(f"Current subgoal: {subgoal or NO_SUBGOAL}")
+        new, gone = (self._list(x) for x in list_changes(observation, opening))
+        parts += [f"Now admissible too: {new}"] * (new != self._list(()))
+        parts += [f"Not admissible now: {gone}"] * (gone != self._list(()))
+        return "\n\n".join(parts)
+
+    def _list(self, admissible: Sequence[str]) -> str:
+        shown = list_shown(admissible, self.hints.unlisted)
+        return "[" + "\n ".join(f"'{a}'" for a in shown) + "]"
 
     def render_action(self, action: str) -> str:
         return action
@@ -140,6 +158,13 @@ def list_shown(admissible: Sequence[str], unlisted: Sequence[str]) -> list[str]:
     return [a for a in admissible if not f"{a} ".startswith(openings)]
 
 
+def list_changes(observation: Observation, opening: Observation) -> tuple[list[str], list[str]]:
+    """Commands admissible now and not at the opening; and the other way round."""
+    now, then = observation.admissible, opening.admissible
+    before, after = set(then), set(now)
+    return [a for a in now if a not in before], [a for a in then if a not in after]
+
+
 @dataclasses.dataclass(frozen=True)
 class CompactRenderer:
     """The prompt for tiny models: the same fields in few words.
@@ -158,16 +183,28 @@ class CompactRenderer:
     def phrases(self) -> tuple[str, ...]:
         return self.hints.phrases
 
-    def render(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str:
+    def open(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str:
         task = self._shorten(observation.task)
         parts = [task, "goal", subgoal or NO_SUBGOAL]
         for turn in past:
             parts += ["then", self._shorten(turn.observation)]
             parts += ["act", self.render_action(turn.action)]
-        wanted = set(task.split()) - _COMMON - set(self.hints.unstarred)
         now, can = self._shorten(observation.text), self._list(observation.admissible)
+        wanted = self._list_wanted(task)
         parts += ["now", _star(now, wanted), "can", _star(can, wanted)]
         return " ".join(part for part in parts if part)
+
+    def extend(self, observation: Observation, opening: Observation, subgoal: str | None) -> str:
+        wanted = self._list_wanted(self._shorten(observation.task))
+        new, gone = (self._list(x) for x in list_changes(observation, opening))
+        parts = ["now", _star(self._shorten(observation.text), wanted)]
+        parts += ["can", _star(new, wanted)] * bool(new)
+        parts += ["not", _star(gone, wanted)] * bool(gone)
+        parts += ["goal", subgoal or NO_SUBGOAL] * (subgoal is not None)
+        return " ".join(part for part in parts if part)
+
+    def _list_wanted(self, task: str) -> set[str]:
+        return set(task.split()) - _COMMON - set(self.hints.unstarred)
 
     def _shorten(self, text: str) -> str:
         return _squeeze(text, self.hints.banner)

@@ -21,10 +21,12 @@ from jaxtyping import Array, Key
 from hiperjax.acting.blocks import CLOSING_ACTION, find_stop, parse_reply
 from hiperjax.acting.collector import RolloutResult
 from hiperjax.acting.episode import EpisodeRecorder
-from hiperjax.acting.lanes import Lane, LaneShape, RolloutStats
+from hiperjax.acting.lane_sizes import LaneShape, RolloutStats
+from hiperjax.acting.lanes import Lane, Openings
 from hiperjax.acting.pieces import build_pieces
 from hiperjax.acting.prompts import Prompter, PromptTooLong
 from hiperjax.acting.sampler import encode_prefix
+from hiperjax.acting.windows import Prompt, WindowWriter
 from hiperjax.envs.base import Step, Suite
 from hiperjax.envs.workers import EnvFailure, EnvWorkers
 from hiperjax.models.transformer import Params, TransformerConfig
@@ -39,7 +41,9 @@ class PlayedEpisode(EpisodeRecorder):
     """among the tasks asked for"""
     env_slot: int
     """slot of its environment among the workers'"""
-    prompt_ids: list[int] = dataclasses.field(default_factory=list)
+    writer: WindowWriter
+    prompt: Prompt | None = None
+    """of the turn under way"""
 
 
 ReplyParser = Callable[[PlayedEpisode, np.ndarray], Blocks]
@@ -88,6 +92,7 @@ class Rollout:
             refill=self.refill or min(8, max(4, slots // 8)),
             rows=self.prefill_rows,
             multiple=self.row_multiple,
+            window=self.prompter.windows.length if self.prompter.windows.grow else 0,
         )
 
     @functools.cached_property
@@ -139,6 +144,7 @@ class Rollout:
             first_turn=not episode.turns,
             strict=self.strict_format,
             rewrite_on_keep=self.rewrite_on_keep,
+            control=self.prompter.encoder.control_ids,
         )
         renderer, admissible = self.prompter.renderer, episode.observation.admissible
         return dataclasses.replace(
@@ -172,6 +178,9 @@ class _Run:
             prefix = encode_prefix(params, jnp.asarray(shared, jnp.int32), config=rollout.config)
             self.stats.prompt_tokens += self.shared
             self.stats.prefill_slots += self.shared
+        # Where contexts grow, episodes of one task share their opening.
+        groups = rollout.shape.window > 0 and len(set(task_ids)) < len(task_ids)
+        openings = Openings() if groups else None
         self.lanes: list[Lane[PlayedEpisode]] = [
             rollout.lane_factory(
                 rollout.shape,
@@ -181,6 +190,7 @@ class _Run:
                 prefix=prefix,
                 find_stop=partial(find_stop, rollout.pieces),
                 stats=self.stats,
+                openings=openings,
                 temperature=np.float32(temperature),
                 top_p=top_p,
                 stop_ids=rollout.stop_ids,
@@ -213,34 +223,41 @@ class _Run:
                     self.free_env_slots.append(env_slot)
                 else:
                     suite = self.r.suite
-                    episode = PlayedEpisode(suite, task_id, result, index=index, env_slot=env_slot)
+                    writer = WindowWriter(self.r.prompter)
+                    episode = PlayedEpisode(
+                        suite, task_id, result, index=index, env_slot=env_slot, writer=writer
+                    )
                     self._ask(lane, episode)
         if not self.queue:
             lane.shrink()
 
-    def _encode(self, episode: PlayedEpisode) -> list[int]:
-        ids, cuts = self.r.prompter.encode(episode.observation, episode.past, episode.subgoal)
-        self.stats.dropped_history += cuts.history
-        self.stats.trimmed_prompts += cuts.tokens > 0
-        self.stats.trimmed_tokens += cuts.tokens
-        return ids
+    def _write(self, episode: PlayedEpisode) -> Prompt:
+        prompt = episode.writer.write(episode.observation, episode.past, episode.subgoal)
+        self.stats.dropped_history += prompt.cuts.history
+        self.stats.trimmed_prompts += prompt.cuts.tokens > 0
+        self.stats.trimmed_tokens += prompt.cuts.tokens
+        self.stats.window_overflows += prompt.overflow
+        return prompt
 
     def _leave(self, lane: Lane, episode: PlayedEpisode) -> None:
         lane.release(episode)
         self.free_env_slots.append(episode.env_slot)
 
     def _ask(self, lane: Lane, episode: PlayedEpisode) -> None:
-        """Render the episode's next prompt; an episode whose prompt cannot fit is discarded."""
+        """Write the episode's next prompt; an episode whose prompt cannot fit is discarded."""
         try:
-            episode.prompt_ids = self._encode(episode)
+            episode.prompt = prompt = self._write(episode)
         except PromptTooLong as error:
             self._leave(lane, episode)
             self.failures.append(EnvFailure(episode.task_id, f"PromptTooLong: {error}"))
             return
+        number, turn = episode.index, len(episode.turns)
+        if not prompt.opens:
+            lane.ask_more(episode, prompt.ids, number=number, turn=turn)
+            return
         self.stats.prompt_tokens += self.shared
         self.stats.shared_tokens += self.shared
-        suffix = episode.prompt_ids[self.shared :]
-        lane.ask(episode, suffix, number=episode.index, turn=len(episode.turns))
+        lane.ask(episode, prompt.ids[self.shared :], number=number, turn=turn)
 
     def harvest(self, lane: Lane) -> None:
         """Take finished replies, step their environments, ask for their next turns."""
@@ -268,7 +285,10 @@ class _Run:
         blocks: Blocks,
         step: Step,
     ) -> None:
-        episode.record(episode.prompt_ids, ids, logprobs, blocks, step)
+        prompt = episode.prompt
+        assert prompt is not None, "a reply has a prompt"
+        episode.record(prompt.ids, ids, logprobs, blocks, step, opens=prompt.opens)
+        episode.writer.note_reply(ids, blocks)
         if episode.is_over(self.r.max_turns):
             self._leave(lane, episode)
             self._finish(episode)
@@ -276,12 +296,12 @@ class _Run:
             self._ask(lane, episode)
 
     def _finish(self, episode: PlayedEpisode) -> None:
-        final = None
+        final, opens = None, True
         if not episode.terminated:
             # A truncated episode keeps the prompt it would have seen: its value is read there.
             try:
-                final = self._encode(episode)
+                final, opens, *_ = self._write(episode)
             except PromptTooLong as error:
                 self.failures.append(EnvFailure(episode.task_id, f"PromptTooLong: {error}"))
                 return
-        self.done.append((episode.index, episode.finish(final)))
+        self.done.append((episode.index, episode.finish(final, final_opens=opens)))

@@ -1,5 +1,5 @@
-"""Jitted sampling over a fixed number of slots: prefill prompts into a right-padded cache, then
-decode in chunks under one dispatch.
+"""Jitted sampling over a fixed number of slots: prefill prompts into a right-padded cache, decode
+in chunks under one dispatch, and extend the slots whose window goes on.
 
 The state is donated from call to call, so one cache serves the whole rollout. What all prompts
 begin with is encoded once (`encode_prefix`); slots hold only what follows it. Every random draw is
@@ -18,6 +18,7 @@ from hiperjax.models.transformer import (
     KeyValues,
     Params,
     TransformerConfig,
+    append,
     decode,
     init_cache,
     logits,
@@ -118,18 +119,28 @@ def _is_stop(token: Int[Array, " P"], stop_ids: tuple[int, ...]) -> Bool[Array, 
     return jnp.isin(token, jnp.asarray(stop_ids, jnp.int32))
 
 
+def _fold_turns(
+    key: Key[Array, ""], episodes: Int[Array, " P"], turns: Int[Array, " P"]
+) -> Key[Array, " P"]:
+    """The key of each turn's draws."""
+    return jax.vmap(lambda e, t: jax.random.fold_in(jax.random.fold_in(key, e), t))(episodes, turns)
+
+
 class Opening(NamedTuple):
     """Replies of `P` prompts that were prefilled, before they have a slot."""
 
-    cache: KeyValues
+    cache: KeyValues | None
+    """None where the slots' own cache holds the prompts already"""
     token: Int[Array, " P"]
     logprob: Float[Array, " P"]
     position: Int[Array, " P"]
     live: Bool[Array, " P"]
     keys: Key[Array, " P"]
+    scores: Float[Array, "P V"] | None = None
+    """logits the first token was drawn from, where copies of the prompt draw their own"""
 
 
-@partial(jax.jit, static_argnames=("config", "top_p", "stop_ids", "room"))
+@partial(jax.jit, static_argnames=("config", "top_p", "stop_ids", "room", "keep_scores"))
 def start(
     params: Params,
     tokens: Int[Array, "P L"],
@@ -144,36 +155,65 @@ def start(
     top_p: float,
     stop_ids: tuple[int, ...],
     room: int,
+    keep_scores: bool = False,
 ) -> Opening:
     """Prefill `P` prompts, what follows the prefix of them, and draw each reply's first token.
 
     Draws are keyed by (`key`, episode, turn, token). `room` (static) is what a slot's cache holds:
     keys and values are padded to it, so that `place` is one program for all lengths.
     """
-    keys = jax.vmap(lambda e, t: jax.random.fold_in(jax.random.fold_in(key, e), t))(episodes, turns)
+    keys = _fold_turns(key, episodes, turns)
     hidden, kv = prefill(params, config, tokens, lengths, prefix=prefix)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    token, logprob = draw(
-        logits(params, config, last), keys, jnp.zeros_like(lengths), temperature, top_p
-    )
+    scores = logits(params, config, last)
+    token, logprob = draw(scores, keys, jnp.zeros_like(lengths), temperature, top_p)
     pad = ((0, 0), (0, 0), (0, 0), (0, room - tokens.shape[1]), (0, 0))
     cache = jax.tree.map(lambda part: jnp.pad(part, pad), kv)
-    return Opening(cache, token, logprob, lengths, ~_is_stop(token, stop_ids), keys)
+    live = ~_is_stop(token, stop_ids)
+    kept = scores if keep_scores else None
+    return Opening(cache, token, logprob, lengths, live, keys, kept)
+
+
+@partial(jax.jit, static_argnames=("top_p", "stop_ids"))
+def redraw(
+    opening: Opening,
+    key: Key[Array, ""],
+    episodes: Int[Array, " P"],
+    turns: Int[Array, " P"],
+    *,
+    temperature: float | Float[Array, ""],
+    top_p: float,
+    stop_ids: tuple[int, ...],
+) -> Opening:
+    """The same prompts for other episodes, which draw first tokens of their own."""
+    assert opening.scores is not None
+    keys = _fold_turns(key, episodes, turns)
+    zero = jnp.zeros_like(episodes)
+    token, logprob = draw(opening.scores, keys, zero, temperature, top_p)
+    live = ~_is_stop(token, stop_ids)
+    return opening._replace(token=token, logprob=logprob, live=live, keys=keys)
 
 
 @partial(jax.jit, donate_argnames="state")
 def place(state: SamplerState, opening: Opening, slots: Int[Array, " P"]) -> SamplerState:
     """Put replies that begin into slots. A slot number past the last one drops its reply."""
 
-    def put(whole: Array, part: Array) -> Array:
-        return whole.at[slots].set(part, mode="drop")
-
     def put_cache(whole: Array, part: Array) -> Array:
         return whole.at[:, slots].set(part.astype(whole.dtype), mode="drop")
 
+    cache = jax.tree.map(put_cache, state.cache, opening.cache)
+    return _begin_replies(state._replace(cache=cache), opening, slots)
+
+
+def _begin_replies(state: SamplerState, opening: Opening, slots: Int[Array, " P"]) -> SamplerState:
+    """All of `place` but the cache."""
+
+    def put(whole: Array, part: Array) -> Array:
+        return whole.at[slots].set(part, mode="drop")
+
     replies = state.reply.shape[1]
     return SamplerState(
-        cache=jax.tree.map(put_cache, state.cache, opening.cache),
+        cache=state.cache,
         token=put(state.token, opening.token),
         position=put(state.position, opening.position),
         count=put(state.count, jnp.ones_like(opening.position)),
@@ -183,6 +223,49 @@ def place(state: SamplerState, opening: Opening, slots: Int[Array, " P"]) -> Sam
         logprobs=state.logprobs.at[slots, 0].set(opening.logprob, mode="drop"),
         steps=state.steps,
     )
+
+
+@partial(
+    jax.jit,
+    static_argnames=("config", "top_p", "stop_ids", "attend_to"),
+    donate_argnames="state",
+)
+def extend(
+    params: Params,
+    state: SamplerState,
+    tokens: Int[Array, "P L"],
+    lengths: Int[Array, " P"],
+    starts: Int[Array, " P"],
+    slots: Int[Array, " P"],
+    key: Key[Array, ""],
+    episodes: Int[Array, " P"],
+    turns: Int[Array, " P"],
+    prefix: KeyValues | None = None,
+    *,
+    config: TransformerConfig,
+    temperature: float | Float[Array, ""],
+    top_p: float,
+    stop_ids: tuple[int, ...],
+    attend_to: int | None = None,
+) -> SamplerState:
+    """Append tokens to the contexts that slots hold, and draw the first token of the next replies.
+
+    `starts` is where in its slot's cache a row's first token goes: after the last accepted token.
+    What the cache holds from there on, tokens drawn past the end of a reply, is written over. Draws
+    are keyed as in `start`. A slot number past the last one is padding.
+    """
+    keys = _fold_turns(key, episodes, turns)
+    hidden, cache = append(
+        params, config, tokens, lengths, starts, slots, state.cache,
+        prefix=prefix, attend_to=attend_to,
+    )  # fmt: skip
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    token, logprob = draw(
+        logits(params, config, last), keys, jnp.zeros_like(lengths), temperature, top_p
+    )
+    live = ~_is_stop(token, stop_ids)
+    begun = Opening(None, token, logprob, starts + lengths, live, keys)
+    return _begin_replies(state._replace(cache=cache), begun, slots)
 
 
 @partial(

@@ -1,7 +1,37 @@
 """Memory and roofline times of a run, before anything is launched."""
 
-from hiperjax.config import RunConfig
-from hiperjax.training.build import model_shape
+import math
+from typing import NamedTuple
+
+from hiperjax.config import PromptConfig, RunConfig
+from hiperjax.training.build import fit_sequences, model_shape
+
+USUAL_PROMPT = 0.4
+"""Mean prompt, as a share of the longest."""
+USUAL_GROWTH = 0.16
+"""What a later turn of a window adds beside its reply, as a share of a whole prompt; measured on
+official ALFWorld games, chat style (`python -m experiments.benchmarks.windows`)."""
+SUBGOAL_TURNS = 3
+"""Turns under one subgoal, there."""
+
+
+class Contexts(NamedTuple):
+    """Mean tokens of a turn's prompt, and of its context with the reply."""
+
+    prompt: float
+    context: float
+
+
+def estimate_contexts(prompt: PromptConfig, *, reply: int, turns: float) -> Contexts:
+    """What a turn computes and looks back on, in episodes of so many turns."""
+    whole = USUAL_PROMPT * prompt.prompt_length
+    step = USUAL_GROWTH * whole + reply
+    full = 1 + max(0.0, prompt.window_length - whole) / step
+    wanted = {"turn": 1.0, "subgoal": float(SUBGOAL_TURNS), "episode": turns}[prompt.window]
+    windows = max(1, math.ceil(turns / max(1.0, min(wanted, full))))
+    length = turns / windows
+    mean = (whole + (length - 1) * USUAL_GROWTH * whole) / length
+    return Contexts(mean, whole + reply + (length - 1) / 2 * step)
 
 
 def plan_capacity(config: RunConfig, device: str, *, vocab_size: int, turns: float) -> str:
@@ -15,19 +45,26 @@ def plan_capacity(config: RunConfig, device: str, *, vocab_size: int, turns: flo
     """
     from hiperjax.capacity import Workload, plan, render
 
-    p, r, prompt = config.ppo, config.rollout, config.prompt
+    prompt, reply = config.prompt, min(48, config.prompt.reply_length)
+    config = fit_sequences(config, prefix=0)
+    p, r = config.ppo, config.rollout
+    mean = estimate_contexts(prompt, reply=reply, turns=turns)
+    grows = prompt.window != "turn"
     load = Workload(
         turns=round(r.episodes * turns),
-        prompt_tokens=round(0.4 * prompt.prompt_length),
-        reply_tokens=min(48, prompt.reply_length),
+        prompt_tokens=round(mean.prompt),
+        reply_tokens=reply,
         prompt_limit=prompt.prompt_length,
         reply_limit=prompt.reply_length,
         slots=r.slots,
         minibatch_rows=p.minibatch_sequences,
         micro_rows=p.micro_sequences or p.minibatch_sequences,
         row_length=p.sequence_length,
-        row_replies=p.sequence_turns * min(48, prompt.reply_length),
+        row_replies=reply
+        * (round(p.sequence_length / (mean.prompt + reply)) if grows else p.sequence_turns),
         epochs=p.epochs,
+        context_tokens=round(mean.context) if grows else 0,
+        context_limit=prompt.window_length if grows else 0,
     )
     found = plan(
         model_shape(config, vocab_size),

@@ -31,6 +31,7 @@ def play_suite(
     number: int = 0,
     temperature: float = 0.0,
     delay: float = 0.5,
+    show_context: bool = False,
 ) -> None:
     """Play a game yourself; or watch a trained policy, the expert, or a recording.
 
@@ -47,9 +48,10 @@ def play_suite(
       number: number of the task in its split.
       temperature: of the watched policy; 0 is greedy.
       delay: seconds between turns, when watching.
+      show_context: of the watched policy: the prompt as it sees it, turn by turn.
     """
     if run is not None:
-        _watch_policy(run, split, number, temperature, delay)
+        _watch_policy(run, split, number, temperature, delay, show_context)
         return
     folders = {"games": games, "data": data}
     given = {name: folder for name, folder in folders.items() if folder is not None}
@@ -73,7 +75,12 @@ def pick_task(suite: Suite, split: str | None, number: int) -> str:
 
 
 def _watch_policy(
-    run: pathlib.Path, split: str | None, number: int, temperature: float, delay: float
+    run: pathlib.Path,
+    split: str | None,
+    number: int,
+    temperature: float,
+    delay: float,
+    show_context: bool,
 ) -> None:
     components, state = restore_run(run, "best")
     task_id = pick_task(components.suite, split or components.config.eval.splits[0], number)
@@ -81,9 +88,9 @@ def _watch_policy(
         state.policy, [task_id], key=derive_key(number, Stream.EVALUATION), temperature=temperature
     )
     for trajectory in result.trajectories:
-        for paragraph in render_trajectory(trajectory, components.prompter.tokenizer).split(
-            "-- turn"
-        ):
+        tokenizer = components.prompter.tokenizer
+        text = render_trajectory(trajectory, tokenizer, context=show_context)
+        for paragraph in text.split("-- turn"):
             print(("-- turn" if paragraph.startswith(" ") else "") + paragraph, end="")
             time.sleep(delay)
     for failure in result.failures:

@@ -129,7 +129,7 @@ class Learner:
         self,
         state: TrainState,
         batch: PackedBatch,
-        final: FinalPrompts,
+        final: FinalPrompts | None,
         num_logprob_sequences: Array,
     ) -> Scores:
         """One pass for values and log-probs; see `scoring`."""
@@ -146,7 +146,7 @@ class Learner:
         )
 
     def score_or_rescore(
-        self, state: TrainState, batch: PackedBatch, final: FinalPrompts
+        self, state: TrainState, batch: PackedBatch, final: FinalPrompts | None
     ) -> tuple[Scores, float]:
         """Scores, and how many passes over the batch they took.
 
@@ -362,7 +362,12 @@ class Learner:
     # -- the whole of it -----------------------------------------------------------------------
 
     def learn(
-        self, state: TrainState, batch: PackedBatch, final: FinalPrompts, *, key: Key[Array, ""]
+        self,
+        state: TrainState,
+        batch: PackedBatch,
+        final: FinalPrompts | None,
+        *,
+        key: Key[Array, ""],
     ) -> LearnResult:
         """Score, assign credit, fit the critic, update the policy: one iteration's learning."""
         number, p, count = int(state.batches), self.ppo, int(batch.count)

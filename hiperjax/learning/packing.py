@@ -1,17 +1,24 @@
 """list[Trajectory] -> PackedBatch: the border from ragged to fixed shape.
 
-Left of this file nothing is traced; right of it everything is an array. Turns are packed into
+Left of this file nothing is traced; right of it everything is an array. Windows are packed into
 sequences by best fit, longest first; what is left over, in tokens, rows and trajectories, is
 padding of weight zero. Nothing is ever duplicated or dropped. Where all prompts begin alike, that
-prefix is stored once a sequence and its turns continue it.
+prefix is stored once a sequence and its windows continue it.
 """
 
-import bisect
 from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from hiperjax.learning.layout import (
+    Window,
+    choose_capacity,
+    choose_places,
+    lay_out,
+    round_up,
+    split_windows,
+)
 from hiperjax.types import (
     Ending,
     FinalPrompts,
@@ -29,51 +36,8 @@ FEW_READS = 128
 """Reply tokens a sequence up to which room is made for all there could be."""
 
 
-def round_up(size: int, multiple: int) -> int:
-    """The smallest positive multiple of `multiple` that is at least `size`."""
-    return max(1, -(-size // multiple)) * multiple
-
-
-def choose_capacity(needed: int, first: int) -> int:
-    """`first`, doubled until it holds what is needed: few sizes, so few compilations."""
-    while first < needed:
-        first *= 2
-    return first
-
-
-class Layout(NamedTuple):
-    """Where each turn goes: `bins[i]` lists the turns of sequence i in the order they stand."""
-
-    bins: list[list[int]]
-    length: int
-    """tokens a sequence holds"""
-
-
-def lay_out(sizes: Sequence[int], *, length: int, per_sequence: int, seed: int = 0) -> Layout:
-    """Best fit, longest first; ties in random order, so that neighbors are not of one episode.
-
-    `length` grows to a multiple of 16 that holds the longest turn, if it does not already.
-    """
-    length = max(length, round_up(max(sizes, default=1), 16))
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    order = order[np.argsort(-np.asarray(sizes, int)[order], kind="stable")]
-    bins: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (tokens left, bin), sorted; full bins leave the list
-    for turn in order.tolist():
-        at = bisect.bisect_left(room, (sizes[turn], -1))
-        if at == len(room):
-            bins.append([])
-            left, where = length, len(bins) - 1
-        else:
-            left, where = room.pop(at)
-        bins[where].append(turn)
-        if len(bins[where]) < per_sequence:
-            bisect.insort(room, (left - sizes[turn], where))
-    return Layout(bins, length)
-
-
-def pack_turns(
-    turns: Sequence[Turn],
+def pack_windows(
+    windows: Sequence[Window],
     *,
     length: int,
     per_sequence: int,
@@ -81,58 +45,79 @@ def pack_turns(
     capacity: int | None = None,
     multiple: int = 1,
     reply_length: int = 1,
+    grown: bool = False,
     seed: int = 0,
 ) -> tuple[Sequences, TurnRows, np.ndarray]:
-    """Pack turns; returns sequences, rows, and the row of each turn.
+    """Pack windows; returns sequences, rows, and the row of each turn, window by window (of the
+    state after a window's turns too, where it has one).
 
     Args:
-      turns: what to pack.
-      length: tokens a sequence; grows where a turn is longer.
-      per_sequence: turns a sequence at most.
-      prefix: tokens that every prompt begins with; stored once a sequence.
-      capacity: sequences, doubled until the turns fit; None: as many as they need.
+      windows: what to pack: each becomes a segment of a sequence, each of its turns a row.
+      length: tokens a sequence; grows where a window is longer.
+      per_sequence: rows a sequence at most.
+      prefix: tokens that every opening prompt begins with; stored once a sequence.
+      capacity: sequences, doubled until the windows fit; None: as many as they need.
       multiple: their number is a multiple of this.
       reply_length: reply tokens a row at least; a multiple of 8 that holds the longest reply.
-      seed: order of turns of equal length.
+      grown: windows may have many turns: `per_sequence` grows to hold the one of most, and room is
+        made for no more reply tokens than the fullest sequence needs.
+      seed: order of windows of equal length.
 
     `value_at` points at the token before the reply for the high and term heads, and at the last
     token of the subgoal block for the low head; a malformed reply has no such place, and its low
     value is read before the reply too.
 
     Raises:
-      ValueError: a prompt that does not begin with the prefix.
+      ValueError: an opening prompt that does not begin with the prefix.
     """
     start = np.asarray(prefix, np.int32)
-    for turn in turns:
-        if not np.array_equal(turn.prompt_ids[: len(start)], start):
-            raise ValueError(
-                f"prompt of {len(turn.prompt_ids)} tokens begins with "
-                f"{turn.prompt_ids[: len(start)].tolist()[:8]}...; expected the shared prefix, "
-                f"{len(start)} tokens that begin with {start.tolist()[:8]}..."
-            )
-    sizes = [len(t.prompt_ids) - len(start) + len(t.response_ids) for t in turns]
-    layout = lay_out(sizes, length=length - len(start), per_sequence=per_sequence, seed=seed)
+    _check_prefix(windows, start)
+    sizes, counts = [w.tokens - len(start) for w in windows], [w.rows for w in windows]
+    if grown:
+        per_sequence = max(per_sequence, round_up(max(counts, default=1), 8))
+    layout = lay_out(
+        sizes, length=length - len(start), per_sequence=per_sequence, rows=counts, seed=seed
+    )
     room = round_up(len(layout.bins), multiple)
     if capacity is not None:
         room = choose_capacity(room, round_up(capacity, multiple))
-    longest = max((len(t.response_ids) for t in turns), default=1)
+    replies = [[len(turn.response_ids) for turn in w.turns] for w in windows]
+    longest = max((n for sizes in replies for n in sizes), default=1)
     reply = max(reply_length, round_up(longest, 8))
-    most = max((sum(len(turns[t].response_ids) for t in b) for b in layout.bins), default=1)
-    few = max(FEW_READS, -(-per_sequence * reply // 4))
-    reads = min(per_sequence * reply, choose_capacity(most, few))
+    most = max((sum(sum(replies[w]) for w in b) for b in layout.bins), default=1)
+    few = FEW_READS if grown else max(FEW_READS, -(-per_sequence * reply // 4))
+    reads = min(per_sequence * reply, choose_places(most, few, fine=grown))
     shape = room, layout.length + len(start)
     sequences, rows = _empty(shape, per_sequence, reply, reads)
-    row_of = np.zeros(len(turns), np.int32)
+    first = np.concatenate([[0], np.cumsum(counts)]).astype(int)
+    row_of = np.zeros(first[-1], np.int32)
     for where, members in enumerate(layout.bins):
         _write_prefix(sequences, start, where)
-        at, read = len(start), 0
-        for slot, turn in enumerate(members):
-            row_of[turn] = where * per_sequence + slot
-            _write(sequences, rows, turns[turn], int(row_of[turn]), where, at, slot + 1, len(start))
-            count = len(turns[turn].response_ids)
-            sequences.reply_place[where, read : read + count] = slot * reply + np.arange(count)
-            at, read = at + sizes[turn], read + count
+        cursor = _Cursor(where, where * per_sequence, len(start))
+        for segment, window in enumerate(members, start=1):
+            row_of[first[window] : first[window + 1]] = cursor.row + np.arange(counts[window])
+            cursor = _write(sequences, rows, windows[window], cursor, segment, len(start))
     return sequences, rows, row_of
+
+
+def _check_prefix(windows: Sequence[Window], start: np.ndarray) -> None:
+    for window in windows:
+        prompt = window.opening
+        if not np.array_equal(prompt[: len(start)], start):
+            raise ValueError(
+                f"prompt of {len(prompt)} tokens begins with "
+                f"{prompt[: len(start)].tolist()[:8]}...; expected the shared prefix, "
+                f"{len(start)} tokens that begin with {start.tolist()[:8]}..."
+            )
+
+
+class _Cursor(NamedTuple):
+    """Where the next window is written: sequence, row, token, and reply places in use."""
+
+    where: int
+    row: int
+    at: int
+    read: int = 0
 
 
 def _empty(
@@ -167,21 +152,40 @@ def _write_prefix(sequences: Sequences, prefix: np.ndarray, where: int) -> None:
 def _write(
     sequences: Sequences,
     rows: TurnRows,
-    turn: Turn,
-    row: int,
-    where: int,
-    at: int,
+    window: Window,
+    cursor: _Cursor,
     segment: int,
     shared: int,
-) -> None:
-    prompt, count = turn.prompt_ids[shared:], len(turn.response_ids)
-    start = at + len(prompt)
-    end = start + count
-    sequences.tokens[where, at:start] = prompt
-    sequences.tokens[where, start:end] = turn.response_ids
+) -> _Cursor:
+    """Write a window where the cursor stands; returns where the next one begins."""
+    where, row, at, read = cursor
+    reply, per_sequence = rows.reply.shape[1], len(rows.reply) // len(sequences.tokens)
+    parts: list[np.ndarray] = []
+    start = at - shared  # the prefix stands at the head of the sequence
+    for turn in window.turns:
+        parts += [turn.prompt_ids, turn.response_ids]
+        start += len(turn.prompt_ids)
+        _write_row(rows, turn, row, start)
+        count = len(turn.response_ids)
+        slot = row - where * per_sequence
+        sequences.reply_place[where, read : read + count] = slot * reply + np.arange(count)
+        start, row, read = start + count, row + 1, read + count
+    if window.final is not None:
+        parts.append(window.final)
+        rows.reply_at[row] = rows.value_at[row] = start + len(window.final) - 1
+        row += 1
+    tokens = np.concatenate(parts)[shared:]
+    end = at + len(tokens)
+    sequences.tokens[where, at:end] = tokens
     sequences.token_mask[where, at:end] = True
     sequences.segment[where, at:end] = segment
     sequences.position[where, at:end] = shared + np.arange(end - at)
+    return _Cursor(where, row, end, read)
+
+
+def _write_row(rows: TurnRows, turn: Turn, row: int, start: int) -> None:
+    """A turn whose reply begins at token `start` of its sequence."""
+    count = len(turn.response_ids)
     rows.reply[row, :count] = turn.response_ids
     rows.behavior_logprobs[row, :count] = turn.behavior_logprobs
     rows.response_mask[row, :count] = True
@@ -225,11 +229,13 @@ def _check(trajectory: Trajectory) -> None:
 def pack_grid(
     trajectories: Sequence[Trajectory],
     row_of: np.ndarray,
+    final_row: np.ndarray,
     *,
     max_turns: int,
     trajectory_multiple: int = 1,
 ) -> TurnGrid:
-    """Scalars of `B x T` turns; `row_of` is the row of each turn, trajectory by trajectory.
+    """Scalars of `B x T` turns; `row_of` is the row of each turn, trajectory by trajectory, and
+    `final_row` that of the state after each trajectory (0 where there is none).
 
     Raises:
       ValueError: a trajectory longer than `max_turns`, or one that breaks the contract of its type.
@@ -250,6 +256,7 @@ def pack_grid(
         final_state_id=np.zeros(b, np.int32),
         reply_tokens=np.zeros((b, t), np.int32),
         milestone=np.zeros((b, t), bool),
+        final_row=np.pad(final_row, (0, b - len(trajectories))).astype(np.int32),
     )
     groups = assign_ids(trajectory.task_id for trajectory in trajectories)
     states = iter(
@@ -295,28 +302,40 @@ def pack(
     multiple: int = 1,
     reply_length: int = 1,
     trajectory_multiple: int = 1,
+    grown: bool = False,
     seed: int = 0,
 ) -> PackedBatch:
-    """Pack whole trajectories; arguments as in `pack_turns` and `pack_grid`.
+    """Pack whole trajectories; arguments as in `pack_windows` and `pack_grid`.
+
+    `grown`: windows may have many turns, and the state after a truncated episode is a row of its
+    window. Without it that state has a prompt of its own (`pack_final_prompts`).
 
     Raises:
       ValueError: as `pack_grid`.
     """
     for trajectory in trajectories:
         _check(trajectory)
-    turns = [turn for trajectory in trajectories for turn in trajectory.turns]
-    sequences, rows, row_of = pack_turns(
-        turns,
+    parts = [split_windows(trajectory, final=grown) for trajectory in trajectories]
+    sequences, rows, row_of = pack_windows(
+        [window for windows in parts for window in windows],
         length=length,
         per_sequence=per_sequence,
         prefix=prefix,
         capacity=capacity,
         multiple=multiple,
         reply_length=reply_length,
+        grown=grown,
         seed=seed,
     )
+    counts = [sum(window.rows for window in windows) for windows in parts]
+    by_trajectory = np.split(row_of, np.cumsum(counts)[:-1])
+    valued = [grown and t.final_prompt_ids is not None for t in trajectories]
     grid = pack_grid(
-        trajectories, row_of, max_turns=max_turns, trajectory_multiple=trajectory_multiple
+        trajectories,
+        np.concatenate([r[:-1] if v else r for r, v in zip(by_trajectory, valued, strict=True)]),
+        np.array([r[-1] if v else 0 for r, v in zip(by_trajectory, valued, strict=True)], np.int32),
+        max_turns=max_turns,
+        trajectory_multiple=trajectory_multiple,
     )
     used = int(sequences.token_mask.any(axis=1).sum())
     return PackedBatch(sequences, rows, grid, used)

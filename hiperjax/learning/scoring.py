@@ -19,7 +19,7 @@ from hiperjax.learning.batches import (
     reply_logprobs,
     run_sequences,
 )
-from hiperjax.models.heads import Heads, token_values
+from hiperjax.models.heads import TERM, Heads, token_values
 from hiperjax.models.transformer import Params, TransformerConfig, forward
 from hiperjax.types import FinalPrompts, PackedBatch
 
@@ -28,7 +28,7 @@ Network = tuple[Params, TransformerConfig]
 
 def score_batch(
     batch: PackedBatch,
-    final: FinalPrompts,
+    final: FinalPrompts | None,
     num_logprob_sequences: Int[Array, ""],
     *,
     policy: Network,
@@ -42,7 +42,7 @@ def score_batch(
 
     Args:
       batch: what was collected.
-      final: prompts after the last turns of truncated episodes.
+      final: prompts after the last turns of truncated episodes; None where those are rows.
       num_logprob_sequences: how many sequences, from the first, have their log-probs under the
         policy read, where its trunk does not run over all of them anyway.
       policy: parameters and shape.
@@ -52,7 +52,7 @@ def score_batch(
       temperature: of the policy.
       size: sequences at once.
     """
-    sequences, rows, _, count = batch
+    sequences, rows, grid, count = batch
     reads = tuple(by_sequence(jnp.asarray(x), sequences) for x in (rows.reply_at, rows.reply,
                                                                    rows.value_at))  # fmt: skip
     whole, wanted = jnp.asarray(count, jnp.int32), jnp.asarray(num_logprob_sequences, jnp.int32)
@@ -87,9 +87,13 @@ def score_batch(
         found["logprobs"] = map_used(score_policy, parts, wanted, size)
     by_row = {name: x.reshape(-1, *x.shape[2:]) for name, x in found.items()}
     per_sequence = reads[0].shape[1]
+    if final is None:
+        last = by_row["values"][grid.final_row, TERM]
+    else:
+        last = read_final(final, trunk, size)
     return Scores(
         value_hidden=by_row["values"],
-        final_hidden=read_final(final, trunk, size),
+        final_hidden=last,
         logprobs=by_row["logprobs"],
         scored=jnp.arange(len(by_row["logprobs"])) < wanted * per_sequence,
         ref_logprobs=by_row.get("ref", by_row["logprobs"]),

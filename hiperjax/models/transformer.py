@@ -10,6 +10,7 @@ length, `H` heads, `G` key-value heads, `d` head size.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +31,7 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "abstract_params",
+    "append",
     "cast_params",
     "decode",
     "forward",
@@ -297,12 +299,73 @@ def decode(
     ones. Donate the cache; the loop over layers carries it, so that it is updated in place.
     """
     slots = jnp.arange(token.shape[0])
-    before = 0 if prefix is None else prefix.k.shape[3]
-    absolute = (before + position)[:, None]
-    cos, sin = angles(absolute, config.head_dim, config.rope_theta, config.rope_scaling)
     reach = attend_to or cache.k.shape[3]
-    at = jnp.broadcast_to(jnp.arange(reach), (token.shape[0], reach))
-    seen = (at <= position[:, None])[:, None, :]
+
+    def write(part: Array, index: Array, new: Array) -> Array:
+        return part.at[index, slots, :, position].set(new[:, 0].astype(part.dtype))
+
+    def read(part: Array, index: Array) -> Array:
+        return part[index][:, :, :reach]
+
+    hidden, cache = _run_cached(
+        params, config, token[:, None], position[:, None], cache, prefix, reach, write, read
+    )
+    return hidden[:, 0], cache
+
+
+def append(
+    params: Params,
+    config: TransformerConfig,
+    tokens: Int[Array, "P L"],
+    lengths: Int[Array, " P"],
+    starts: Int[Array, " P"],
+    slots: Int[Array, " P"],
+    cache: KeyValues,
+    *,
+    prefix: KeyValues | None = None,
+    attend_to: int | None = None,
+) -> tuple[Float[Array, "P L D"], KeyValues]:
+    """`lengths` more tokens in each of these slots, after the `starts` entries it holds.
+
+    Keys and values are written from `starts` on, over whatever stands there; a token attends to
+    what its slot holds before it and to the prefix. A slot number past the last one writes nothing.
+    Hidden states beyond `lengths` are unspecified. `attend_to` covers `starts + lengths`.
+    """
+    room, within = cache.k.shape[3], jnp.arange(tokens.shape[1])[None]
+    reach, position = attend_to or room, starts[:, None] + within
+    at = jnp.where(within < lengths[:, None], position, room)
+    held = jnp.minimum(slots, cache.k.shape[1] - 1)
+
+    def write(part: Array, index: Array, new: Array) -> Array:
+        return part.at[index, slots[:, None], :, at].set(new.astype(part.dtype), mode="drop")
+
+    def read(part: Array, index: Array) -> Array:
+        return part[index, held, :, :reach]
+
+    return _run_cached(params, config, tokens, position, cache, prefix, reach, write, read)
+
+
+def _run_cached(
+    params: Params,
+    config: TransformerConfig,
+    tokens: Int[Array, "N Q"],
+    position: Int[Array, "N Q"],
+    cache: KeyValues,
+    prefix: KeyValues | None,
+    reach: int,
+    write: Callable[[Array, Array, Array], Array],
+    read: Callable[[Array, Array], Array],
+) -> tuple[Float[Array, "N Q D"], KeyValues]:
+    """All layers over tokens at `position` of the cache, which each layer writes before it reads.
+
+    `write` puts a layer's new keys or values into the cache, `read` takes the `reach` leading
+    entries of the rows.
+    """
+    before = 0 if prefix is None else prefix.k.shape[3]
+    absolute = before + position
+    cos, sin = angles(absolute, config.head_dim, config.rope_theta, config.rope_scaling)
+    at = jnp.broadcast_to(jnp.arange(reach), (tokens.shape[0], reach))
+    seen = at[:, None, :] <= position[:, :, None]
     context = _Context(cos, sin, absolute, before + at, seen, None)
 
     def body(carry, layer):
@@ -310,20 +373,17 @@ def decode(
         layer_params, index, shared, window = layer
         block = block_of(config, layer_params)
         query, key, value = block.attention.project(block.attention_norm(x), cos, sin)
-        cache = KeyValues(
-            cache.k.at[index, slots, :, position].set(key[:, 0].astype(cache.k.dtype)),
-            cache.v.at[index, slots, :, position].set(value[:, 0].astype(cache.v.dtype)),
-        )
-        own = KeyValues(*(a[index][:, :, :reach].astype(x.dtype) for a in cache))
+        cache = KeyValues(write(cache.k, index, key), write(cache.v, index, value))
+        own = KeyValues(*(read(part, index).astype(x.dtype) for part in cache))
         heads = _attend(config, context, query, own, shared, window)
         return (split_rows(block.finish(x, heads), config), cache), None
 
     shared, indices = _shared(prefix, config.dtype), jnp.arange(config.num_layers)
     layers = (params["layers"], indices, shared, _windows(config))
-    x = _embed(params, config, token[:, None])
+    x = _embed(params, config, tokens)
     (x, cache), _ = jax.lax.scan(body, (x, cache), layers, unroll=config.decode_unroll)
     cache = _split_cache(cache, config)
-    return rms_norm(x, params["final_norm"]["scale"], config.norm_eps)[:, 0], cache
+    return rms_norm(x, params["final_norm"]["scale"], config.norm_eps), cache
 
 
 def output_weights(params: Params, config: TransformerConfig) -> Float[Array, "V D"]:

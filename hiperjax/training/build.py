@@ -9,7 +9,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.demonstrations import Demonstration, EpisodeLost, demonstrate, list_texts
-from hiperjax.acting.prompts import Prompter
+from hiperjax.acting.prompts import Prompter, WindowRules
 from hiperjax.acting.renderers import Renderer, list_renderers, make_renderer
 from hiperjax.acting.rollout import Rollout
 from hiperjax.config import ConfigError, MeshConfig, RunConfig
@@ -58,6 +58,49 @@ def check_style(config: RunConfig) -> None:
         raise ConfigError(f"prompt.style is {style!r}; expected one of {', '.join(known)}")
 
 
+def make_prompter(config: RunConfig, suite: Suite, tokenizer: Any) -> Prompter:
+    """What writes the run's prompts.
+
+    Raises:
+      ConfigError: contexts are to grow, and the tokenizer's chat template does not let them.
+    """
+    p = config.prompt
+    windows = WindowRules(p.window, p.window_length, p.rewrite_on_keep)
+    renderer = make_run_renderer(config, suite)
+    prompter = Prompter(renderer, tokenizer, p.prompt_length, p.overlong == "trim", windows)
+    if windows.grow:
+        try:
+            prompter.encoder.glue  # noqa: B018 - found once, or refused
+        except ValueError as error:
+            raise ConfigError(f"prompt.window is {p.window}: {error}") from error
+    return prompter
+
+
+def fit_sequences(config: RunConfig, *, prefix: int, ways: int = 1) -> RunConfig:
+    """Packed sequences that hold a full window, and about as many tokens in each step as before.
+
+    Args:
+      config: of a run; comes back as it is where no context grows, or sequences suffice.
+      prefix: tokens of the shared prefix.
+      ways: rows of a forward pass are a multiple of this.
+    """
+    t, p, i = config.prompt, config.ppo, config.imitation
+    length = 8 * -(-(prefix + t.window_length + t.reply_length) // 8)
+    if t.window == "turn" or length <= p.sequence_length:
+        return config
+    share = p.sequence_length / length
+    micro = ways * max(1, round(p.micro_sequences * share / ways)) if p.micro_sequences else 0
+    unit = micro or ways
+    minibatch = unit * max(1, round(p.minibatch_sequences * share / unit))
+    return dataclasses.replace(
+        config,
+        ppo=dataclasses.replace(
+            p, sequence_length=length, micro_sequences=micro, minibatch_sequences=minibatch
+        ),
+        imitation=dataclasses.replace(i, sequences=max(1, round(i.sequences * share))),
+    )
+
+
 def play_expert(
     config: RunConfig, suite: Suite, episodes: int, *, noise: float, seed: int
 ) -> list[Demonstration]:
@@ -94,7 +137,8 @@ def build_tokenizer(config: RunConfig, suite: Suite, folder: pathlib.Path | None
         return load_tokenizer(brought)
     renderer = make_run_renderer(config, suite)
     demos = play_expert(config, suite, VOCABULARY_EPISODES, noise=0.2, seed=0)
-    texts = (text for demo in demos for text in list_texts(renderer, demo))
+    grown = config.prompt.window != "turn"
+    texts = (text for demo in demos for text in list_texts(renderer, demo, grown=grown))
     return train_tokenizer(texts, TAGS, phrases=renderer.phrases)
 
 
@@ -219,10 +263,13 @@ def build_components(config: RunConfig, folder: pathlib.Path | None = None) -> R
     check_estimator(config, suite)
     tokenizer = build_tokenizer(config, suite, folder)
     p, r = config.prompt, config.rollout
-    prompter = Prompter(
-        make_run_renderer(config, suite), tokenizer, p.prompt_length, trims=p.overlong == "trim"
-    )
+    prompter = make_prompter(config, suite, tokenizer)
     placement = make_placement(config.mesh)
+    config = fit_sequences(
+        config,
+        prefix=len(prompter.shared_prefix),
+        ways=1 if placement.mesh is None else meshes.row_ways(placement.mesh),
+    )
     shape = model_shape(config, len(tokenizer), folder)
     model = dataclasses.replace(shape, row_axes=placement.row_axes)
     check_vocabulary(tokenizer, model.vocab_size)

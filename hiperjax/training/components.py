@@ -13,7 +13,7 @@ from hiperjax.config import RunConfig
 from hiperjax.distributed.mesh import Placement
 from hiperjax.envs.base import Suite
 from hiperjax.envs.workers import EnvWorkers
-from hiperjax.learning import packing
+from hiperjax.learning import layout, packing
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.state import TrainState
 from hiperjax.models.architecture import TransformerConfig
@@ -22,6 +22,10 @@ from hiperjax.models.transformer import Params, abstract_params, init_params
 from hiperjax.models.weights import load_params
 from hiperjax.random_keys import Stream, derive_key
 from hiperjax.types import FinalPrompts, PackedBatch, Sequences, Trajectory, TurnRows
+
+SHORT_TURN, USUAL_TURN = 16, 48
+"""Tokens of a turn in a growing context, by which room is made: rows of a sequence, sequences of a
+batch. Where turns are shorter, or longer, the room grows."""
 
 
 @dataclasses.dataclass
@@ -56,26 +60,32 @@ class RunComponents:
 
     def pack_turns(self, trajectories: Sequence[Trajectory]) -> tuple[Sequences, TurnRows]:
         """The turns of trajectories in packed sequences, as imitation reads them."""
-        turns = [turn for trajectory in trajectories for turn in trajectory.turns]
-        return packing.pack_turns(turns, **self._layout)[:2]
+        windows = [w for t in trajectories for w in layout.split_windows(t, final=False)]
+        return packing.pack_windows(windows, **self._layout)[:2]
 
     def pack(
         self, trajectories: Sequence[Trajectory], *, seed: int
-    ) -> tuple[PackedBatch, FinalPrompts]:
-        """One iteration's trajectories as arrays, in shapes that serve the whole run."""
+    ) -> tuple[PackedBatch, FinalPrompts | None]:
+        """One iteration's trajectories as arrays, in shapes that serve the whole run.
+
+        The prompts after truncated episodes are rows of the batch where windows grow.
+        """
         p, episodes = self.config.ppo, self.config.rollout.episodes
-        common = max(1, 2 * p.sequence_turns // 3)
+        grown = self.prompter.windows.grow
+        full = p.sequence_length // USUAL_TURN if grown else 2 * p.sequence_turns // 3
         batch = packing.pack(
             trajectories,
             max_turns=self.max_turns,
-            capacity=-(-episodes * self.max_turns // common),
+            capacity=-(-episodes * self.max_turns // max(1, full)),
             multiple=p.minibatch_sequences,
-            reply_length=packing.round_up(self.config.prompt.reply_length, 8),
+            reply_length=layout.round_up(self.config.prompt.reply_length, 8),
             trajectory_multiple=episodes,
             seed=seed,
             **self._layout,
         )
-        length = packing.round_up(self.config.prompt.prompt_length, 16)
+        if grown:
+            return batch, None
+        length = layout.round_up(self.config.prompt.prompt_length, 16)
         final = packing.pack_final_prompts(
             trajectories, length=length, trajectory_multiple=episodes
         )
@@ -83,11 +93,16 @@ class RunComponents:
 
     @property
     def _layout(self) -> dict[str, Any]:
-        p = self.config.ppo
+        p, grown = self.config.ppo, self.prompter.windows.grow
+        rows = p.sequence_turns
+        if grown:  # a row that is empty costs next to nothing
+            most = min(self.max_turns + 1, p.sequence_length // SHORT_TURN)
+            rows = max(rows, layout.round_up(most, 8))
         return dict(
             length=p.sequence_length,
-            per_sequence=p.sequence_turns,
+            per_sequence=rows,
             prefix=self.prompter.shared_prefix,
+            grown=grown,
         )
 
     def fresh_state(self, policy: Params) -> TrainState:

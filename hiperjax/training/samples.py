@@ -4,14 +4,19 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from hiperjax.files import write_text
 from hiperjax.types import Trajectory
 
 SAMPLES = "samples"
 
 
-def render_trajectory(trajectory: Trajectory, tokenizer: Any) -> str:
-    """Turn by turn: observation, decision, subgoal, action, reward, and the reply as sampled."""
+def render_trajectory(trajectory: Trajectory, tokenizer: Any, *, context: bool = False) -> str:
+    """Turn by turn: observation, decision, subgoal, action, reward, and the reply as sampled.
+
+    `context`: and the prompt as the model saw it, whole where a window opens, else what it grew by.
+    """
     outcome = "solved" if trajectory.success else "not solved"
     lines = [f"task {trajectory.task_id}: {outcome}, {trajectory.ending.value}"]
     for number, turn in enumerate(trajectory.turns, start=1):
@@ -20,14 +25,26 @@ def render_trajectory(trajectory: Trajectory, tokenizer: Any) -> str:
         marks = [m for m, on in (("malformed", not b.well_formed),
                                  ("rewrote the subgoal", b.keep_violation),
                                  ("inadmissible", not turn.admissible)) if on]  # fmt: skip
+        lines.append(f"-- turn {number} {' '.join(f'[{m}]' for m in marks)}".rstrip())
+        if context:
+            lines.append(_render_context(turn.prompt_ids, turn.opens, tokenizer))
         lines += [
-            f"-- turn {number} {' '.join(f'[{m}]' for m in marks)}".rstrip(),
             f"   sees    {turn.observation.strip()!r}",
             f"   {word:<7} {b.subgoal}",
             f"   acts    {b.action}    reward {turn.reward:g}",
             f"   reply   {tokenizer.decode(turn.response_ids)!r}",
         ]
+    if context and trajectory.final_prompt_ids is not None:
+        lines.append("-- cut short; the state after the last turn")
+        lines.append(
+            _render_context(trajectory.final_prompt_ids, trajectory.final_opens, tokenizer)
+        )
     return "\n".join(lines) + "\n"
+
+
+def _render_context(ids: np.ndarray, opens: bool, tokenizer: Any) -> str:
+    verb = "opens with" if opens else "grows by"
+    return f"   context {verb} {len(ids)} tokens: {tokenizer.decode(ids)!r}"
 
 
 def write_samples(

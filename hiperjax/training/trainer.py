@@ -1,6 +1,5 @@
 """The walk: imitate, then collect, learn, evaluate, record, save; on one screen."""
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -143,7 +142,8 @@ def account_iteration(
     device = {"rollout": rollout, "update": seconds["update"]}
     whole = timer.elapsed + run.saving
     clocked["host"] = whole - sum(clocked.values()) - sum(device.values())
-    return build_ledger(slots, clocked, device)
+    turns = sum(len(trajectory.turns) for trajectory in result.trajectories)
+    return build_ledger(slots, clocked, device, turns)
 
 
 def iterate(run: Run) -> Ledger:
@@ -154,8 +154,7 @@ def iterate(run: Run) -> Ledger:
     health = describe(result.trajectories)
     batch, metrics, work = learn(run, result.trajectories, timer)
     metrics |= health
-    stats = dataclasses.asdict(result.stats)
-    metrics |= {"failed_episodes": len(result.failures)} | {k: float(v) for k, v in stats.items()}
+    metrics |= {"failed_episodes": len(result.failures)} | result.stats.metrics()
     run.iteration += 1
     if is_first() and (run.iteration % config.eval.every == 0 or run.iteration == 1):
         write_samples(
@@ -167,6 +166,8 @@ def iterate(run: Run) -> Ledger:
     ledger = account_iteration(run, result, batch, work, timer)
     run.saving = 0.0
     timings = timer.seconds | {f"ledger/{kind}": s for kind, s in ledger.seconds.items()}
+    if run.components.prompter.windows.grow:
+        metrics |= {f"tokens_per_turn/{name}": n for name, n in ledger.tokens_per_turn().items()}
     run.recorder.write(run.iteration, metrics | ledger.metrics(), timings)
     run.progress.iteration(run.iteration, metrics, timer.seconds)
     warning = warn_of_collapse(health["switch_share"], health["episode_length"])

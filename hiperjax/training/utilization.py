@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from hiperjax.acting.lanes import RolloutStats
+from hiperjax.acting.lane_sizes import RolloutStats
 from hiperjax.types import PackedBatch
 
 KINDS = ("useful", "recomputed", "bucket_pad", "row_pad", "dead")
@@ -78,6 +78,13 @@ class Ledger:
     """by kind; they sum to the whole"""
     device: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """of those seconds, the device's: rollout (prefill and decode), update (scores as well)"""
+    turns: int = 0
+    """turns that were collected and learned from"""
+
+    def tokens_per_turn(self) -> dict[str, float]:
+        """Tokens each phase computed for a turn, padding and rest left out."""
+        turns = max(1, self.turns)
+        return {name: (s.useful + s.recomputed) / turns for name, s in self.slots.items()}
 
     def metrics(self) -> dict[str, float]:
         """Shares of token slots that were not useful, by phase and kind: no clock in them."""
@@ -91,7 +98,10 @@ class Ledger:
 
 
 def build_ledger(
-    slots: Mapping[str, Slots], seconds: Mapping[str, float], device: Mapping[str, float]
+    slots: Mapping[str, Slots],
+    seconds: Mapping[str, float],
+    device: Mapping[str, float],
+    turns: int = 0,
 ) -> Ledger:
     """Book an iteration.
 
@@ -100,6 +110,7 @@ def build_ledger(
       seconds: measured by the clock, for the kinds in `CLOCKED`.
       device: seconds on the device of `rollout` (prefill and decode together) and `update` (scores
         and update together).
+      turns: collected and learned from.
     """
     booked = dict.fromkeys((*KINDS, *CLOCKED), 0.0) | dict(seconds)
     for name, phases in (("rollout", PHASES[:2]), ("update", PHASES[2:])):
@@ -109,7 +120,7 @@ def build_ledger(
             booked[kind] += device[name] * count / whole if whole else 0.0
         if not whole:
             booked["host"] += device[name]
-    return Ledger(dict(slots), booked, dict(device))
+    return Ledger(dict(slots), booked, dict(device), turns)
 
 
 def render(ledgers: list[Ledger]) -> str:
@@ -122,6 +133,12 @@ def render(ledgers: list[Ledger]) -> str:
         whole = sum(parts)
         shares = "".join(f"{part / whole if whole else 0:>12.1%} " for part in parts)
         lines.append(f"{phase:<10}{whole:>12,.0f}{shares}")
+    if turns := sum(b.turns for b in ledgers):
+        parts = (
+            f"{phase} {sum(b.tokens_per_turn()[phase] * b.turns for b in ledgers) / turns:,.1f}"
+            for phase in PHASES
+        )
+        lines += ["", f"tokens computed per turn: {', '.join(parts)}"]
     lines += ["", "seconds"]
     total = sum(sum(b.seconds.values()) for b in ledgers) / count
     for kind in (*KINDS, *CLOCKED):
