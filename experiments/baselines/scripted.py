@@ -50,6 +50,13 @@ class ScriptedLane(Lane[Any]):
 
     def _prefill(self, members: list[int]) -> None:
         super()._prefill(members)
+        self._limit(members)
+
+    def _extend(self, members: list[int]) -> None:
+        super()._extend(members)
+        self._limit(members)
+
+    def _limit(self, members: list[int]) -> None:
         rows = self.shape.prefill_rows
         slots, lengths = np.full(rows, len(self.slots), np.int32), np.ones(rows, np.int32)
         slots[: len(members)] = members
@@ -65,6 +72,9 @@ class ScriptedLane(Lane[Any]):
             self.stats.reply_tokens -= missing
             self.stats.decode_tokens -= missing
             kept = np.delete(np.arange(len(ids)), slice(1, 1 + missing))
+            at = self._find(owner)
+            assert at is not None
+            self._at(at).reply = ids[kept]
             done.append((owner, ids[kept], logprobs[kept]))
         return done
 

@@ -87,6 +87,8 @@ def make_config(args: argparse.Namespace) -> RunConfig:
             model, shape=args.shape, random_weights=True, attention=args.attention
         )
         prompt = dataclasses.replace(prompt, reply_length=args.reply_length)
+    window = args.window_length or max(prompt.prompt_length, config.prompt.window_length)
+    prompt = dataclasses.replace(prompt, window=args.window, window_length=window)
     micro = args.micro or config.ppo.micro_sequences
     size = -(-config.ppo.minibatch_sequences // micro) * micro
     episodes = args.episodes or config.rollout.episodes
@@ -339,6 +341,8 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pipeline-groups", type=int, default=1)
     parser.add_argument("--max-turns", type=int, default=50)
     parser.add_argument("--reply-length", type=int, default=128, help="tokens; tiny: 24")
+    parser.add_argument("--window", default="turn", help="turn, subgoal or episode")
+    parser.add_argument("--window-length", type=int, help="tokens; default: the preset's")
     parser.add_argument("--noise", type=float, default=0.5, help="random share of the expert")
     parser.add_argument("--iterations", type=int, default=2, help="after one that compiles")
     parser.add_argument("--critic", help="separate (published shapes), shared, features (tiny)")

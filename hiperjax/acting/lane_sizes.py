@@ -121,7 +121,7 @@ class LaneShape:
     @property
     def growth_ladder(self) -> tuple[int, ...]:
         """Tokens that a group of continuations is padded to."""
-        return make_ladder(self.context + 1, bottom=16, ratio=1.5, multiple=8)
+        return make_ladder(self.context + 1, bottom=16, ratio=1.75, multiple=8)
 
     @property
     def reach_ladder(self) -> tuple[int, ...]:
