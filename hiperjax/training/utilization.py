@@ -29,7 +29,7 @@ class Slots(NamedTuple):
     row_pad: float = 0.0
     dead: float = 0.0
 
-    def times(self, passes: float) -> "Slots":
+    def times(self, passes: float | int) -> "Slots":
         return Slots(*(passes * count for count in self))
 
 
