@@ -80,17 +80,18 @@ def example_inputs(
 
     boundary = flags(0.4)
     boundary[:, 0] = True
-    tails = (rng.normal(size=episodes).astype(np.float32) for _ in range(3))
-    inputs = CreditInputs(
-        numbers(), mask, boundary, rng.random(episodes) < 0.5,
-        numbers(), numbers(), numbers(), *tails,
+    heads = {f"v_{name}": numbers() for name in (*STREAMS, "keep")}
+    tails = {f"bootstrap_{name}": rng.normal(size=episodes) for name in STREAMS}
+    fields: dict[str, Any] = dict(
+        reward=numbers(), mask=mask, boundary=boundary, terminated=rng.random(episodes) < 0.5,
         low_value_mask=flags(0.8), has_subgoal=flags(0.9), has_switch=flags(0.9),
-        switch_prob=rng.random(shape).astype(np.float32), v_keep=numbers(),
+        switch_prob=rng.random(shape).astype(np.float32),
         success=rng.random(episodes) < 0.5, group_id=rng.permutation(episodes) % (episodes // 2),
         state_id=rng.integers(0, 4, shape), final_state_id=rng.integers(0, 4, episodes),
         invalid=flags(0.2), num_reply_tokens=rng.integers(1, 9, shape), milestone=flags(0.3),
         v_token=numbers(reply), reply_mask=rng.random((*shape, reply)) < 0.8,
     )  # fmt: skip
+    inputs = CreditInputs(**fields, **heads, **tails)
     return jax.tree.map(jnp.asarray, inputs)
 
 
@@ -173,8 +174,6 @@ def _check_padding(
     rng = np.random.default_rng(1)
 
     def pad(x: Any) -> Any:
-        if x is None:
-            return None
         grid = x.ndim > 1
         width = [(0, 2)] + [(0, 2)] * grid + [(0, 0)] * (x.ndim - 2)
         padded = np.pad(np.asarray(x), width)
@@ -184,7 +183,7 @@ def _check_padding(
         padded[dead] = np.where(padded.dtype.kind == "f", np.nan, junk)[dead].astype(padded.dtype)
         return jnp.asarray(padded)
 
-    padded = CreditInputs(*(pad(x) for x in inputs))
+    padded = jax.tree.map(pad, inputs)
     live = np.zeros((b + 2, t + 2), bool)
     live[:b, :t] = inputs.mask
     found = function(padded._replace(mask=jnp.asarray(live)))
