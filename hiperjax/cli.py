@@ -15,46 +15,20 @@ from typing import Annotated
 
 import tyro
 
+from hiperjax.commands.arguments import UsageError, call, parse, read_settings, split_preset
 from hiperjax.config import ConfigError, MeshConfig, RunConfig
-from hiperjax.envs.options import SuiteError
-from hiperjax.files import DamagedFile
-from hiperjax.models.errors import ModelError
-from hiperjax.presets import DEFAULT, PRESETS
+from hiperjax.presets import PRESETS
+from hiperjax.streams import protect_streams
 
 Positional = tyro.conf.Positional
 
 
-class UsageError(ValueError):
-    """The command line asks for something that does not exist."""
-
-
-def _split_preset(args: Sequence[str]) -> tuple[str, list[str]]:
-    """The preset named first, if any, and the rest."""
-    if not args or args[0].startswith("-"):
-        return DEFAULT, list(args)
-    if args[0] not in PRESETS:
-        raise UsageError(f"preset {args[0]!r}; expected one of {', '.join(PRESETS)}")
-    return args[0], list(args[1:])
-
-
-def _read_config(command: str, args: Sequence[str]) -> RunConfig:
-    name, rest = _split_preset(args)
-    about, default = PRESETS[name]
-    return tyro.cli(
-        RunConfig,
-        default=default,
-        args=rest,
-        prog=f"hiperjax {command} {name}",
-        description=f"Preset {name}: {about}. Other presets: hiperjax presets.",
-    )
-
-
 def train(args: Sequence[str]) -> int:
     """Train from a preset (first argument; default household-tiny), or --resume RUN."""
-    from hiperjax.training.run_folder import load_config
-    from hiperjax.training.trainer import train as run
-
     if "--resume" in args:
+        from hiperjax.training.run_folder import load_config
+        from hiperjax.training.trainer import train as run
+
         follows = args[args.index("--resume") + 1 :]
         named = bool(follows) and not follows[0].startswith("-")
         own = load_config(pathlib.Path(follows[0])).mesh if named else MeshConfig()
@@ -65,23 +39,29 @@ def train(args: Sequence[str]) -> int:
 
             resume: pathlib.Path
             """Run folder."""
+            iterations: int | None = None
+            """Train on to so many iterations in all, or end earlier; a falling learning rate falls
+            over these. None: the run's own number."""
             mesh: MeshConfig = own
             """Its own, unless others are given: a run may go on with other devices."""
 
-        wish = tyro.cli(Resume, args=args, prog="hiperjax train")
-        run(RunConfig(mesh=wish.mesh), resume=wish.resume)
+        wish = parse(Resume, args=args, prog="hiperjax train")
+        run(RunConfig(mesh=wish.mesh), resume=wish.resume, iterations=wish.iterations)
         return 0
-    run(_read_config("train", args))
+    config = read_settings("train", args)
+    from hiperjax.training.trainer import train as run
+
+    run(config)
     return 0
 
 
 def imitate(args: Sequence[str]) -> int:
     """Only imitate the scripted expert, evaluate and save: train with no iterations."""
-    from hiperjax.training.trainer import train as run
-
-    config = dataclasses.replace(_read_config("imitate", args), iterations=0)
+    config = dataclasses.replace(read_settings("imitate", args), iterations=0)
     if config.imitation.steps == 0:
         raise ConfigError("imitation.steps is 0; expected at least 1 to imitate")
+    from hiperjax.training.trainer import train as run
+
     run(config)
     return 0
 
@@ -90,14 +70,14 @@ def evaluate(args: Sequence[str]) -> int:
     """Success per task type of a run's policy on a full split."""
     from hiperjax.commands.evaluate import evaluate_run
 
-    return tyro.cli(evaluate_run, args=args, prog="hiperjax evaluate") or 0
+    return call(evaluate_run, args=args, prog="hiperjax evaluate") or 0
 
 
 def play(args: Sequence[str]) -> int:
     """Play a game yourself, or watch the expert or a trained policy."""
     from hiperjax.commands.play import play_suite
 
-    return tyro.cli(play_suite, args=args, prog="hiperjax play") or 0
+    return call(play_suite, args=args, prog="hiperjax play") or 0
 
 
 def presets(args: Sequence[str]) -> int:
@@ -109,10 +89,10 @@ def presets(args: Sequence[str]) -> int:
             for key, (about, _) in PRESETS.items():
                 print(f"{key:<28}{about}")
         else:
-            key, _ = _split_preset([name])
+            key, _ = split_preset([name])
             _print_settings(PRESETS[key][1])
 
-    tyro.cli(show, args=args, prog="hiperjax presets")
+    call(show, args=args, prog="hiperjax presets")
     return 0
 
 
@@ -132,7 +112,7 @@ def _run_one_of(command: str, names: Sequence[str], args: Sequence[str]) -> int:
         raise UsageError(f"found {found}; expected one of {', '.join(names)}")
     module = importlib.import_module(f"hiperjax.commands.{command}")
     function = getattr(module, f"{command}_{args[0]}")
-    return tyro.cli(function, args=args[1:], prog=f"hiperjax {command} {args[0]}") or 0
+    return call(function, args=args[1:], prog=f"hiperjax {command} {args[0]}") or 0
 
 
 def verify(args: Sequence[str]) -> int:
@@ -149,7 +129,7 @@ def convert(args: Sequence[str]) -> int:
     """Convert checkpoints: hf-to-orbax, orbax-to-hf, run-to-hf."""
     from hiperjax.commands.convert import convert as run
 
-    return tyro.cli(run, args=args, prog="hiperjax convert")
+    return call(run, args=args, prog="hiperjax convert")
 
 
 def plan(args: Sequence[str]) -> int:
@@ -165,11 +145,9 @@ def plan(args: Sequence[str]) -> int:
         turns: float | None = None
         """Mean turns of an episode; none means 0.46 of the limit, as the official logs have it."""
 
-    name, rest = _split_preset(args)
-    wish, overrides = tyro.cli(
-        Wish, args=rest, prog=f"hiperjax plan {name}", return_unknown_args=True
-    )
-    config = _read_config("plan", [name, *overrides])
+    name, rest = split_preset(args)
+    wish, overrides = parse(Wish, args=rest, prog=f"hiperjax plan {name}", return_unknown_args=True)
+    config = read_settings("plan", [name, *overrides])
     turns = 0.46 * (config.env.max_turns or 50) if wish.turns is None else wish.turns
     print(plan_capacity(config, wish.device, vocab_size=128, turns=turns))
     return 0
@@ -179,21 +157,21 @@ def bench(args: Sequence[str]) -> int:
     """Run some iterations of a run or preset and print where slots and seconds went."""
     from hiperjax.commands.bench import bench as run
 
-    return tyro.cli(run, args=args, prog="hiperjax bench")
+    return call(run, args=args, prog="hiperjax bench")
 
 
 def report(args: Sequence[str]) -> int:
     """One self-contained HTML page of one or several runs."""
     from hiperjax.commands.report import report as run
 
-    return tyro.cli(run, args=args, prog="hiperjax report") or 0
+    return call(run, args=args, prog="hiperjax report") or 0
 
 
 def compare(args: Sequence[str]) -> int:
     """Runs side by side: intervals, and differences paired by seed."""
     from hiperjax.commands.compare import compare as run
 
-    return tyro.cli(run, args=args, prog="hiperjax compare") or 0
+    return call(run, args=args, prog="hiperjax compare") or 0
 
 
 def plot(args: Sequence[str]) -> int:
@@ -270,7 +248,7 @@ def _run(command: str, args: Sequence[str]) -> int:
     """The command's exit code; whatever a user or a machine got wrong is one line."""
     try:
         return COMMANDS[command](args)
-    except (UsageError, ConfigError, SuiteError, ModelError, DamagedFile) as error:
+    except (UsageError, ConfigError) as error:
         message, code = str(error), 2
     except OSError as error:
         theirs = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
@@ -280,7 +258,7 @@ def _run(command: str, args: Sequence[str]) -> int:
     except (RuntimeError, ValueError) as error:
         if not type(error).__module__.startswith("hiperjax."):
             raise
-        message, code = str(error), 1
+        message, code = str(error), 2 if isinstance(error, ValueError) else 1
     print(f"hiperjax {command}: {' '.join(message.split())}", file=sys.stderr)
     return code
 
@@ -292,6 +270,7 @@ GRACE = 10.0
 def entry() -> None:
     """The console script: `main`, after which a failed process ends, whatever threads are left."""
     code: object = 1
+    protect_streams()
     try:
         main()
     except SystemExit as stop:

@@ -1,7 +1,7 @@
 """The run's configuration: frozen dataclasses, one doc line a field (tyro shows it as --help).
 
 Defaults are the paper's (HiPER, arXiv 2602.16165) where it has one; presets name what they change.
-Everything is checked once, by `validate`, before anything is compiled.
+Everything is checked once, by `validation.validate`, before anything is compiled.
 """
 
 import dataclasses
@@ -343,89 +343,4 @@ class RunConfig:
 
 
 class ConfigError(ValueError):
-    """An impossible combination of settings."""
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ConfigError(message)
-
-
-def validate(config: RunConfig) -> RunConfig:
-    """Refuse impossible combinations, before anything is compiled.
-
-    Raises:
-      ConfigError: names the fields, what was found, what is expected.
-    """
-    r, c, p, e = config.rollout, config.credit, config.ppo, config.eval
-    _require(
-        r.episodes % r.group_size == 0,
-        f"rollout.episodes is {r.episodes}; expected a multiple of rollout.group_size "
-        f"{r.group_size}",
-    )
-    for name, value in (("gamma", c.gamma), ("lambda_turn", c.lambda_turn),
-                        ("lambda_segment", c.lambda_segment),
-                        ("lambda_boundary", c.lambda_boundary)):  # fmt: skip
-        _require(0 <= value <= 1, f"credit.{name} is {value}; expected a number in [0, 1]")
-    for name in ("episodes", "group_size", "slots", "decode_chunk", "pipeline_groups"):
-        _require(getattr(r, name) > 0, f"rollout.{name} is {getattr(r, name)}; expected at least 1")
-    _require(
-        r.temperature > 0, "rollout.temperature is 0; training must sample (greedy has no ratio)"
-    )
-    _require(0 < r.top_p <= 1, f"rollout.top_p is {r.top_p}; expected a number in (0, 1]")
-    _require(
-        p.micro_sequences == 0 or p.minibatch_sequences % p.micro_sequences == 0,
-        f"ppo.minibatch_sequences is {p.minibatch_sequences}; expected a multiple of "
-        f"ppo.micro_sequences {p.micro_sequences}",
-    )
-    _require(
-        config.model.attention == "xla" or config.model.dtype == "bfloat16",
-        f"model.attention is {config.model.attention} with model.dtype {config.model.dtype}; cudnn "
-        "wants bfloat16",
-    )
-    _require(
-        0 <= p.learning_rate_end <= 1,
-        f"ppo.learning_rate_end is {p.learning_rate_end}; expected a share in [0, 1]",
-    )
-    _require(bool(e.splits), "eval.splits is empty; expected at least one split")
-    _require(e.every > 0, f"eval.every is {e.every}; expected at least 1")
-    _check_model(config.model, config.critic.kind)
-    _check_windows(config.prompt)
-    return config
-
-
-def _check_windows(t: PromptConfig) -> None:
-    _require(
-        t.window == "turn" or t.window_length >= t.prompt_length,
-        f"prompt.window_length is {t.window_length}, and a prompt may have {t.prompt_length} "
-        "tokens; expected a window that holds at least one prompt: raise it or lower "
-        "prompt.prompt_length",
-    )
-
-
-def _check_model(m: ModelConfig, critic: str) -> None:
-    _require(
-        m.hidden_size % m.num_heads == 0,
-        f"model.hidden_size is {m.hidden_size}; expected a multiple of "
-        f"model.num_heads {m.num_heads}",
-    )
-    _require(
-        m.num_heads % m.num_kv_heads == 0,
-        f"model.num_heads is {m.num_heads}; expected a multiple of "
-        f"model.num_kv_heads {m.num_kv_heads}",
-    )
-    _require(
-        m.lora_rank >= 0 and m.lora_alpha > 0,
-        f"model.lora_rank is {m.lora_rank}, model.lora_alpha {m.lora_alpha}; expected a rank of at "
-        "least 0 and a positive alpha",
-    )
-    _require(
-        critic != "lora" or m.lora_rank > 0,
-        "critic.kind is lora, model.lora_rank 0; expected a rank: the critic's adapters stand on "
-        "the frozen base of the policy's",
-    )
-    _require(
-        critic != "separate" or m.lora_rank == 0,
-        f"critic.kind is separate, model.lora_rank {m.lora_rank}; a whole network beside adapters "
-        "saves nothing: expected critic.kind lora, shared or features",
-    )
+    """A setting that cannot be, or an impossible combination of them."""

@@ -25,11 +25,11 @@ from experiments.benchmarks.rollout import Game, count_equal
 from experiments.benchmarks.update import Padded, build_ours, check_padded, resized_learner
 from hiperjax.acting.demonstrations import demonstrate, transcribe
 from hiperjax.commands.convert import spell_out
-from hiperjax.config import validate
 from hiperjax.models.transformer import forward, logits
 from hiperjax.presets import PRESETS
 from hiperjax.random_keys import Stream, derive_key
 from hiperjax.training.build import build_components
+from hiperjax.validation import validate
 
 
 @pytest.fixture(scope="module")

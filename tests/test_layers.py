@@ -69,6 +69,7 @@ UNKNOWN_TO_MODELS = {"reward", "rewards", "advantage", "advantages", "subgoal", 
 TAKES_CONFIG = (
     "hiperjax.config",
     "hiperjax.presets",
+    "hiperjax.validation",
     "hiperjax.training",
     "hiperjax.learning.learner",
     "hiperjax.commands",

@@ -404,6 +404,19 @@ def test_a_non_finite_step_is_skipped_and_counted():
     assert metrics["skipped_steps"] == 1 and int(state.skipped) == 1 and int(state.step) == 0
 
 
+def test_parameters_that_would_not_be_finite_are_a_fault_that_is_not_kept():
+    """The gradient is finite; the step it asks for is not."""
+    learner = make_learner(learning_rate=1e39)
+    _, _, state, prepared, _, _ = assigned(learner)
+    before = jax.tree.map(np.asarray, state.policy)
+    state, metrics = learner.update(
+        state, prepared, np.arange(8, dtype=np.int32)[None], np.int32(1)
+    )
+    assert np.isfinite(metrics["grad_norm"]) and metrics["skipped_steps"] == 1
+    assert int(state.skipped) == 1 and int(state.step) == 0
+    chex.assert_trees_all_equal(jax.tree.map(np.asarray, state.policy), before)
+
+
 def test_batches_of_any_fill_share_one_compilation():
     learner = make_learner(clip=0.21)  # its own compiled programs: equal learners share theirs
     state = fresh(learner)

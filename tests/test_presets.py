@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from helpers.episodes import make_batch
 
-from hiperjax.config import ConfigError, validate
+from hiperjax.config import ConfigError
 from hiperjax.learning.minibatches import make_order, split_into_minibatches
 from hiperjax.learning.packing import pack, pack_final_prompts
 from hiperjax.models.lora import adapt, base_config, partition
 from hiperjax.models.transformer import decode, init_cache, init_params, prefill
 from hiperjax.presets import PRESETS
 from hiperjax.training.build import check_weights, make_learner, model_shape
+from hiperjax.validation import validate
 
 PUBLISHED = [name for name, (_, config) in PRESETS.items() if config.model.shape is not None]
 COUNTS = {

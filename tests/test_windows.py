@@ -16,7 +16,7 @@ from hiperjax.acting.prompts import Prompter, WindowRules
 from hiperjax.acting.renderers import ChatRenderer, CompactRenderer, PastTurn
 from hiperjax.acting.rollout import Rollout
 from hiperjax.acting.windows import WindowWriter
-from hiperjax.config import ConfigError, CreditConfig, CriticConfig, PpoConfig, validate
+from hiperjax.config import ConfigError, CreditConfig, CriticConfig, PpoConfig
 from hiperjax.envs.registry import make_suite
 from hiperjax.envs.workers import InlineWorkers
 from hiperjax.learning.batches import measure_mismatch
@@ -29,6 +29,7 @@ from hiperjax.presets import PRESETS
 from hiperjax.training.build import fit_sequences
 from hiperjax.training.samples import render_trajectory
 from hiperjax.types import Blocks, Observation
+from hiperjax.validation import validate
 
 SUITE = make_suite("household")
 DEMOS = list(demonstrate(SUITE, SUITE.tasks("train")[:12], max_turns=16, seed=0, noise=0.2))

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from hiperjax.acting.rollout import Rollout
-from hiperjax.config import RunConfig, validate
+from hiperjax.config import RunConfig
 from hiperjax.distributed.rollout import DistributedRollout
 from hiperjax.models.transformer import Params, TransformerConfig, abstract_params
 from hiperjax.presets import PRESETS
@@ -32,6 +32,7 @@ from hiperjax.training.components import RunComponents
 from hiperjax.training.console import Progress
 from hiperjax.training.tasks import choose_tasks
 from hiperjax.training.warm_start import imitate_expert
+from hiperjax.validation import validate
 
 IMITATION = 400
 """Steps that teach replies of ordinary length and about 0.85 of the tasks; 40 CPU seconds."""

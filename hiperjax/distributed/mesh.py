@@ -245,10 +245,12 @@ class Placement:
     def make(self, function: Callable[..., Any], *args: Any) -> Any:
         """`function(*args)`, made where it belongs: no device holds more than its part.
 
-        On a mesh the function is compiled, and its arguments are given up to it.
+        On a mesh the function is compiled, and its arguments are given up to it. Either way the
+        result is committed to its place, as what a checkpoint gives back is: JAX compiles another
+        program for arrays that are not.
         """
         if self.mesh is None:
-            return function(*args)
+            return jax.device_put(function(*args), jax.local_devices()[0])
         with self.use_mesh():
             places = shardings(jax.eval_shape(function, *args), self.mesh)
             donated = tuple(range(len(args)))

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from hiperjax.learning.batches import by_sequence, reply_logprobs, run_sequences
+from hiperjax.learning.minibatches import all_finite, keep_where
 from hiperjax.models.lora import combine, split_trained
 from hiperjax.models.transformer import Params, TransformerConfig
 from hiperjax.types import Sequences, TurnRows
@@ -75,7 +76,10 @@ def imitate(
     config: TransformerConfig,
     optimizer: optax.GradientTransformation,
 ) -> tuple[ImitationState, Float[Array, ""]]:
-    """One optimizer step for each minibatch of sequences `order` lists; returns their mean loss."""
+    """One optimizer step for each minibatch of sequences `order` lists; returns their mean loss.
+
+    A step whose gradient or parameters are not finite is skipped.
+    """
 
     def step(state: ImitationState, index: Array) -> tuple[ImitationState, Array]:
         part = jax.tree.map(lambda x: x[index], batch)
@@ -85,7 +89,8 @@ def imitate(
         )(trained)
         moves, moved = optimizer.update(grads, state.optimizer, trained)
         policy: Any = combine(optax.apply_updates(trained, moves), frozen)  # type: ignore
-        return ImitationState(policy, moved), loss
+        new = ImitationState(policy, moved)
+        return keep_where(all_finite((grads, new)), new, state), loss
 
     state, losses = jax.lax.scan(step, state, order)
     return state, losses.mean()

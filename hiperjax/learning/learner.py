@@ -38,6 +38,7 @@ from hiperjax.learning.losses import Metrics
 from hiperjax.learning.minibatches import (
     Counts,
     accumulate,
+    all_finite,
     global_norm,
     keep_where,
     make_order,
@@ -212,7 +213,8 @@ class Learner:
             **{name: getattr(c, name) for name in PENALTIES},
         )
         if critic.memory is not None:
-            critic = self._refit(critic, state.batches, gather, batch)
+            refitted = self._refit(critic, state.batches, gather, batch)
+            critic = keep_where(all_finite(refitted), refitted, critic)
         inputs, terms = gather(critic.heads)
         credit = self._estimate(inputs)
         prepared = prepare_batch(
@@ -281,7 +283,8 @@ class Learner:
     ) -> tuple[TrainState, Metrics]:
         """PPO steps over the first `steps` minibatches that `order` lists (sequences of each).
 
-        Returns means of the metrics. A step with a non-finite gradient is skipped and counted.
+        Returns means of the metrics. A step whose gradient or parameters are not finite is skipped
+        and counted.
         """
         heads = self.critic.kind == "shared" and self.trains_critic
 
@@ -293,8 +296,14 @@ class Learner:
                 partial(self._policy_loss, frozen), trained, part, self.ppo.micro_sequences
             )
             norm = global_norm(grads)
-            finite = jnp.isfinite(norm)
             stepped = self._apply(state, grads, heads)
+            finite = jnp.isfinite(norm) & all_finite(
+                (
+                    split_trained(stepped.policy, self.model)[0],
+                    stepped.optimizer,
+                    stepped.critic.heads,
+                )
+            )
             kept = keep_where(finite, stepped, state)
             skipped = jnp.where(finite, 0, state.skipped + 1)
             metrics |= {
@@ -348,9 +357,9 @@ class Learner:
             trained, optimizer = carry
             part = jax.tree.map(lambda x: x[index], batch)
             grads, metrics = accumulate(loss, trained, part, self.ppo.micro_sequences)
-            finite = jnp.isfinite(global_norm(grads))
             moves, moved = self.critic_optimizer.update(grads, optimizer, trained)
             new = (optax.apply_updates(trained, moves), moved)
+            finite = jnp.isfinite(global_norm(grads)) & all_finite(new)
             return keep_where(finite, new, carry), metrics
 
         critic = state.critic

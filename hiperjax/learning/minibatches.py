@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from hiperjax.learning.batches import LearnerBatch
 from hiperjax.learning.losses import Metrics, switch_probability
@@ -52,6 +52,12 @@ def count_minibatch(part: LearnerBatch) -> Counts:
 def global_norm(tree: PyTree) -> Array:
     """Euclidean norm over all leaves."""
     return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)))
+
+
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether every number of it is finite; what is no float counts as such."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.asarray([jnp.isfinite(leaf).all() for leaf in floats]))
 
 
 def keep_where(holds: Array, new: PyTree, old: PyTree) -> PyTree:

@@ -4,7 +4,6 @@ An Orbax folder holds the same `config.json` and tokenizer files, and `params/` 
 safetensors: sharded, parallel to read and write, and without the transposes.
 """
 
-import json
 import pathlib
 from typing import Any
 
@@ -12,8 +11,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from hiperjax.files import new_folder, write_json
+from hiperjax.files import new_folder, read_json, write_json
 from hiperjax.models.architecture import TransformerConfig
+from hiperjax.models.generation import write_generation
 from hiperjax.models.transformer import Params, abstract_params
 from hiperjax.models.weights import copy_tokenizer, load_params, save_params
 
@@ -36,6 +36,7 @@ def convert_hf_to_orbax(
         description = config.to_hf() | {"dtype": np.dtype(params["embedding"].dtype).name}
         write_json(partial / "config.json", description)
         copy_tokenizer(source, partial)
+        write_generation(source, partial)
 
 
 def convert_orbax_to_hf(
@@ -61,7 +62,7 @@ def load_checkpoint(
     config = TransformerConfig.from_hf(folder)
     if not (folder / PARAMS).is_dir():
         return config, load_params(folder, config, dtype=dtype or "float32", shardings=shardings)
-    stored = dtype or json.loads((folder / "config.json").read_text())["dtype"]
+    stored = dtype or read_json(folder / "config.json", cure="convert it again")["dtype"]
     if shardings is None:
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shardings = jax.tree.map(lambda _: device, abstract_params(config))

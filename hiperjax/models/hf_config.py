@@ -3,12 +3,12 @@
 Every field that changes the function is honoured, or refused by name.
 """
 
-import json
 import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from hiperjax.files import read_json
 from hiperjax.models.errors import ModelError
 from hiperjax.models.families import Family, family_named, family_of
 from hiperjax.models.rope import RopeScaling
@@ -65,13 +65,7 @@ def _load(source: str | pathlib.Path | Mapping[str, Any]) -> tuple[Mapping[str, 
         raise FileNotFoundError(
             f"{path}: no such file; expected a Hugging Face checkpoint folder with a config.json"
         )
-    try:
-        raw = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ModelError(f"{path}: not JSON ({error}); is the download complete?") from error
-    if not isinstance(raw, dict):
-        raise ModelError(f"{path}: a JSON {type(raw).__name__}; expected an object")
-    return raw, str(path)
+    return read_json(path, cure="not JSON: is the download complete?"), str(path)
 
 
 def _dimensions(raw: Mapping[str, Any], family: Family, where: str) -> dict[str, Any]:

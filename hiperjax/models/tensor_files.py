@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from hiperjax.files import write_json
+from hiperjax.files import read_json, write_json
 from hiperjax.models.errors import ModelError
 
 DTYPES = {
@@ -100,7 +100,9 @@ def find_tensors(folder: str | pathlib.Path) -> dict[str, TensorEntry]:
             f"{folder}: neither {SINGLE} nor {INDEX}; expected a Hugging Face checkpoint folder "
             "with safetensors weights"
         )
-    where = json.loads(index.read_text())["weight_map"]
+    where = read_json(index, cure="download it again").get("weight_map")
+    if not isinstance(where, dict):
+        raise ModelError(f"{index}: field weight_map is {where!r}; expected an object")
     entries: dict[str, TensorEntry] = {}
     for name in sorted(set(where.values())):
         if not (folder / name).is_file():

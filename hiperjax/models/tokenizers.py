@@ -16,6 +16,7 @@ from tokenizers import Regex as TokenizerRegex
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from hiperjax.files import DamagedFile, read_json
 from hiperjax.models.byte_level import BYTES
 from hiperjax.models.errors import ModelError
 
@@ -28,6 +29,7 @@ def load_tokenizer(folder: str | pathlib.Path) -> PreTrainedTokenizerFast:
 
     Raises:
       FileNotFoundError: the folder, or a tokenizer in it, is absent.
+      DamagedFile: a file of it is cut or no tokenizer.
       ModelError: it is neither byte-level BPE nor word level, or says not what ends a turn.
     """
     folder = pathlib.Path(folder)
@@ -40,12 +42,15 @@ def load_tokenizer(folder: str | pathlib.Path) -> PreTrainedTokenizerFast:
         raise FileNotFoundError(
             f"{folder}: no {' and no '.join(missing)}; copy them from the checkpoint"
         )
+    cure = "copy it from the checkpoint again"
+    for name in FILES:
+        read_json(folder / name, cure=cure)
     # Not AutoTokenizer: for some classes (GPT-2's) it makes the class's own way of splitting words,
     # whatever tokenizer.json says (SmolLM2 splits digits first).
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare ones
-        raise ModelError(f"{folder}: its {' and '.join(FILES)} cannot be read: {error}") from error
+        raise DamagedFile(f"{folder / FILES[0]}: cannot be read: {error}; {cure}") from error
     check_alphabet(tokenizer)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{folder}: no eos_token in {FILES[1]}; name the token that ends a turn")

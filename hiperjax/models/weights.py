@@ -18,6 +18,7 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from hiperjax.files import write_json
 from hiperjax.models.architecture import TransformerConfig
 from hiperjax.models.errors import ModelError
+from hiperjax.models.generation import write_generation
 from hiperjax.models.heads import NUM_HEADS, Heads, init_heads
 from hiperjax.models.tensor_files import (
     TensorEntry,
@@ -37,7 +38,6 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
-    "generation_config.json",
 )
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -221,6 +221,7 @@ def save_params(
         write_tensors(folder, specs, read, max_bytes=max_shard_bytes)
         write_json(folder / "config.json", description)
         copy_tokenizer(tokenizer, folder)
+        write_generation(tokenizer, folder)
     else:
         for spec in specs:
             read(spec)

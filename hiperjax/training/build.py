@@ -30,6 +30,7 @@ from hiperjax.models.transformer import (
     abstract_params,
 )
 from hiperjax.models.weights import check_tensors
+from hiperjax.streams import tell
 from hiperjax.training.checkpoint import Checkpoints, Which
 from hiperjax.training.components import RunComponents
 from hiperjax.training.run_folder import ARCHITECTURE, CHECKPOINTS, TOKENIZER, load_config
@@ -339,9 +340,11 @@ def restore_run(
         meshed = divides and devices > 1 and m != MeshConfig()
         mesh = dataclasses.replace(m, data=-1) if meshed else MeshConfig()
     components = build_components(dataclasses.replace(config, mesh=mesh), folder)
-    return components, Checkpoints(folder / CHECKPOINTS).restore(
-        components.describe_state(), which
-    )[1]
+    checkpoints = Checkpoints(folder / CHECKPOINTS)
+    state = checkpoints.restore(components.describe_state(), which)[1]
+    for notice in checkpoints.notices:
+        tell(notice)
+    return components, state
 
 
 # -- run folders -----------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """What a person sees while a run goes on: plain lines, and a live bar where there is a terminal."""
 
+import contextlib
 import pathlib
+import sys
 import time
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +11,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from hiperjax.envs.workers import EnvFailure
+from hiperjax.streams import SafeStream, tell
 from hiperjax.training.evaluation import Evaluation
 
 WIDTH = 20
@@ -20,12 +23,25 @@ def draw_bar(rate: float, width: int = WIDTH) -> str:
     return "█" * full + "·" * (width - full)
 
 
-class Progress:
-    """Console of one run of `iterations` iterations; a `quiet` one says nothing."""
+LOG = "console.log"
 
-    def __init__(self, iterations: int, *, quiet: bool = False):
+
+class Progress:
+    """Console of one run of `iterations` iterations; a `quiet` one says nothing.
+
+    Its lines also go to `console.log` in `folder`. Nothing that becomes of a stream is an error.
+    """
+
+    def __init__(self, iterations: int, *, quiet: bool = False, folder: pathlib.Path | None = None):
         self.iterations = iterations
-        self.console = Console(soft_wrap=True, highlight=False, quiet=quiet)
+        self._log = None if folder is None or quiet else folder / LOG
+        stream = SafeStream(sys.stdout, self._lose)
+        self.console = Console(
+            file=stream,  # type: ignore[arg-type]
+            soft_wrap=True,
+            highlight=False,
+            quiet=quiet,
+        )
         self._start = time.perf_counter()
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -39,18 +55,31 @@ class Progress:
         if self.console.is_terminal:
             self._bar.start()
 
+    def _lose(self, text: str) -> None:
+        """The console is gone: say so once, elsewhere."""
+        self._note(f"console: {text}")
+        tell(text)
+
+    def _note(self, text: str) -> None:
+        """A line for the run folder's copy, which may be on a full disk."""
+        if self._log is not None:
+            with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as file:
+                file.write(text.encode("utf-8", "replace").decode() + "\n")
+
     @property
     def elapsed(self) -> float:
         """Seconds since this session began."""
         return time.perf_counter() - self._start
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, style: str | None = None) -> None:
         """A plain line, with the time since the start."""
-        self.console.print(f"{self.elapsed:6.0f} s  {text}", markup=False)
+        line = f"{self.elapsed:6.0f} s  {text}"
+        self._note(line)
+        self.console.print(line, markup=False, style=style)
 
     def warn(self, text: str) -> None:
         """A line that should not be missed."""
-        self.console.print(f"{self.elapsed:6.0f} s  warning: {text}", style="yellow", markup=False)
+        self.say(f"warning: {text}", style="yellow")
 
     def imitation(self, step: int, steps: int, loss: float, held_loss: float) -> None:
         """One measurement of imitation."""

@@ -6,6 +6,7 @@ a run that was never interrupted. What a clock measures stands in `timings.jsonl
 
 import json
 import pathlib
+import warnings
 from collections.abc import Mapping
 
 from tensorboardX import SummaryWriter
@@ -15,17 +16,44 @@ from hiperjax.files import dump_json, write_text
 METRICS, TIMINGS, EVENTS = "metrics.jsonl", "timings.jsonl", "events"
 
 
-def read_lines(path: pathlib.Path) -> list[dict]:
-    """Records of a JSON-lines file; a last line cut short by a crash is dropped."""
+def read_records(path: pathlib.Path) -> tuple[list[dict], list[str]]:
+    """Records of a JSON-lines file, and a complaint for every line that is none.
+
+    A crash may cut the last line; a line lost in the middle is no reason to lose the others.
+    """
     if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [], []
+    records, complaints = [], []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line and number == len(lines):
+            break
+        try:
+            record = json.loads(line)
+            if number == len(lines):
+                raise ValueError("cut short")
+            if not isinstance(record, dict) or type(record.get("iteration")) is not int:
+                raise ValueError("no object with a whole number as its iteration")
+            records.append(record)
+        except ValueError as error:  # no JSON, or no text
+            complaints.append(f"{path}: line {number}: {error}; the line is dropped")
+    return records, complaints
 
 
-def _rewind(path: pathlib.Path, iteration: int) -> None:
-    kept = [r for r in read_lines(path) if r["iteration"] <= iteration]
-    write_text(path, "".join(dump_json(r) + "\n" for r in kept))
+def read_lines(path: pathlib.Path) -> list[dict]:
+    """Records of a JSON-lines file; what is no record is reported and dropped."""
+    records, complaints = read_records(path)
+    for complaint in complaints:
+        warnings.warn(complaint, stacklevel=2)
+    return records
+
+
+def _rewind(path: pathlib.Path, iteration: int) -> list[str]:
+    """Forget every record later than the iteration; returns what was wrong with the file."""
+    records, complaints = read_records(path)
+    kept = [record for record in records if record["iteration"] <= iteration]
+    write_text(path, "".join(dump_json(record) + "\n" for record in kept))
+    return complaints
 
 
 class Recorder:
@@ -34,8 +62,8 @@ class Recorder:
     def __init__(self, folder: pathlib.Path, *, iteration: int = -1):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        for name in (METRICS, TIMINGS):
-            _rewind(folder / name, iteration)
+        self.complaints = [c for n in (METRICS, TIMINGS) for c in _rewind(folder / n, iteration)]
+        """what was wrong with the files of an earlier session"""
         self._events = SummaryWriter(str(folder / EVENTS), purge_step=iteration + 1)
 
     def write(
@@ -60,6 +88,8 @@ class Recorder:
 
 class Unrecorded:
     """The recorder of a process that is not the first: another one writes."""
+
+    complaints: tuple[str, ...] = ()
 
     def write(
         self, iteration: int, metrics: Mapping[str, float], timings: Mapping[str, float]

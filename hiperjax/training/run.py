@@ -7,8 +7,11 @@ import pathlib
 import time
 from typing import Any
 
-from hiperjax.config import ConfigError, RunConfig, validate
+import jax
+
+from hiperjax.config import ConfigError, RunConfig
 from hiperjax.distributed.processes import allgather_objects, is_first
+from hiperjax.learning.minibatches import all_finite
 from hiperjax.learning.state import TrainState
 from hiperjax.training.build import build_components, join_processes
 from hiperjax.training.checkpoint import Checkpoints
@@ -16,11 +19,16 @@ from hiperjax.training.components import RunComponents
 from hiperjax.training.console import Progress
 from hiperjax.training.folder_lock import FolderLock, make_new_folder
 from hiperjax.training.metrics import Recorder, Unrecorded
-from hiperjax.training.run_folder import CHECKPOINTS, CONFIG, load_config, save_run
-
-
-class TrainingStopped(RuntimeError):
-    """A run that must not go on; its last good state is saved."""
+from hiperjax.training.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    load_config,
+    resolve_paths,
+    save_config,
+    save_run,
+)
+from hiperjax.training.stopped import TrainingStopped
+from hiperjax.validation import validate
 
 
 @dataclasses.dataclass
@@ -65,18 +73,21 @@ class Run:
             self.lock.release()
 
 
-def open_run(config: RunConfig, resume: pathlib.Path | None) -> Run:
+def open_run(config: RunConfig, resume: pathlib.Path | None, iterations: int | None = None) -> Run:
     """A new run in a new folder, or an interrupted one as its last checkpoint left it.
 
-    What is resumed keeps its settings, but for the mesh: that is `config`'s. The folder is claimed
-    before anything slow, and locked until `Run.close`.
+    What is resumed keeps its settings, but for the mesh: that is `config`'s, and for `iterations`,
+    where given: the run then ends after so many, and a falling learning rate falls over them. The
+    folder is claimed before anything slow, and locked until `Run.close`.
 
     Raises:
       ConfigError: the new run's folder holds one already, or another process trains there.
     """
     if resume is not None:
         config = dataclasses.replace(load_config(resume), mesh=config.mesh)
-    config = validate(config)
+        if iterations is not None:
+            config = dataclasses.replace(config, iterations=iterations)
+    config = resolve_paths(validate(config))
     join_processes(config.mesh)
     folder, lock = claim_folder(config, resume)
     try:
@@ -138,24 +149,47 @@ def _open_claimed(
     iteration, meta = 0, {"best": -1.0, "best_iteration": 0, "target_seconds": None, "seconds": 0.0}
     if resume and checkpoints.exists():
         iteration, state = checkpoints.restore(components.describe_state())
-        meta = checkpoints.index["meta"]
+        saved = checkpoints.meta(iteration)
+        meta = {name: saved.get(name, value) for name, value in meta.items()}
     else:
         state = components.fresh_state(components.init_policy())
     started = iteration if checkpoints.exists() else -1
-    progress = Progress(config.iterations, quiet=not is_first())
-    if lock is not None and lock.taken_over:
-        progress.say(lock.taken_over)
+    extended = _extend(config, folder, iteration) if resume else []
+    progress = Progress(config.iterations, quiet=not is_first(), folder=folder)
+    recorder = Recorder(folder, iteration=started) if is_first() else Unrecorded()
+    taken_over = [lock.taken_over] if lock is not None and lock.taken_over else []
+    plain = config.prompt.style == "chat" and not components.prompter.tokenizer.chat_template
+    bare = ["the tokenizer has no chat template: the model is shown plain text"] if plain else []
+    for notice in (*bare, *extended, *taken_over, *checkpoints.notices, *recorder.complaints):
+        progress.warn(notice)
     return Run(
         components=components,
         folder=folder,
         checkpoints=checkpoints,
-        recorder=Recorder(folder, iteration=started) if is_first() else Unrecorded(),
+        recorder=recorder,
         progress=progress,
         lock=lock,
         state=state,
         iteration=iteration,
         **meta,
     )
+
+
+def _extend(config: RunConfig, folder: pathlib.Path, done: int) -> list[str]:
+    """Note another number of iterations than the run was started with; returns what to say."""
+    before = load_config(folder).iterations
+    if config.iterations == before:
+        return []
+    if config.iterations < done:
+        raise ConfigError(
+            f"iterations is {config.iterations}; {folder} has done {done}: expected at least those"
+        )
+    if is_first():
+        save_config(config, folder)
+    return [
+        f"the run ends after {config.iterations} iterations instead of {before}; a falling "
+        f"learning rate falls over {config.iterations} from here on"
+    ]
 
 
 def default_folder(config: RunConfig) -> pathlib.Path:
@@ -165,7 +199,22 @@ def default_folder(config: RunConfig) -> pathlib.Path:
 
 
 def save(run: Run, *, best: bool) -> None:
-    """Checkpoint the state after `run.iteration` iterations."""
+    """Checkpoint the state after `run.iteration` iterations.
+
+    Raises:
+      TrainingStopped: its parameters are not finite, so the last good state stays the last one.
+    """
     started = time.perf_counter()
+    if not bool(_finite(run.state.policy)):
+        saved = run.checkpoints.exists()
+        last = f"iteration {run.checkpoints.index['last']}" if saved else "none"
+        raise TrainingStopped(
+            f"iteration {run.iteration}: the policy's parameters are not finite and are not saved; "
+            f"last state saved in {run.folder}: {last}; lower ppo.learning_rate, or check the "
+            "weights it starts from"
+        )
     run.checkpoints.save(run.iteration, run.state, meta=run.meta, best=best)
     run.saving += time.perf_counter() - started
+
+
+_finite = jax.jit(all_finite)

@@ -1,15 +1,17 @@
 """What a run folder holds beside its checkpoints: settings, tokenizer, architecture."""
 
 import dataclasses
-import json
+import difflib
 import pathlib
 import shutil
 import types
 import typing
 from typing import Any
 
+from hiperjax import __version__
 from hiperjax.config import MeshConfig, RunConfig
-from hiperjax.files import new_folder, write_json
+from hiperjax.files import DamagedFile, new_folder, read_json, write_json
+from hiperjax.models.generation import GENERATION, describe_generation, read_token_ids
 from hiperjax.models.transformer import TransformerConfig
 
 CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer", "checkpoints"
@@ -27,8 +29,9 @@ def save_run(
     shutil.rmtree(folder / TOKENIZER, ignore_errors=True)  # of a start that was cut short
     with new_folder(folder / TOKENIZER) as partial:
         tokenizer.save_pretrained(partial)
+        write_json(partial / GENERATION, describe_generation(tokenizer, config.model.folder))
     if config.model.folder is not None:
-        write_json(folder / ARCHITECTURE, model.to_hf())
+        write_json(folder / ARCHITECTURE, model.to_hf() | read_token_ids(config.model.folder))
     save_config(config, folder)
 
 
@@ -40,35 +43,97 @@ def save_config(config: RunConfig, folder: pathlib.Path) -> None:
     write_json(folder / CONFIG, dataclasses.asdict(dataclasses.replace(config, mesh=mesh)))
 
 
+CURE = "restore it from a copy, or start the run anew"
+
+
+def resolve_paths(config: RunConfig) -> RunConfig:
+    """The same run from whichever directory it is looked at; its own folder may move."""
+
+    def resolve(part: Any) -> Any:
+        changes = {}
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if isinstance(value, pathlib.Path) and field.name != "out":
+                changes[field.name] = value.expanduser().absolute()
+            elif dataclasses.is_dataclass(value):
+                changes[field.name] = resolve(value)
+        return dataclasses.replace(part, **changes)
+
+    return resolve(config)
+
+
 def load_config(folder: pathlib.Path) -> RunConfig:
     """Read a run folder's configuration.
 
     Raises:
       FileNotFoundError: not a run folder.
-      ValueError: a field this version does not know.
+      DamagedFile: cut, a field this version does not know, or one of another type.
     """
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder}: no {CONFIG}; expected a run folder, as `hiperjax train` makes one"
         )
-    return _build(RunConfig, json.loads(path.read_text()), str(path))
+    return read_config(path)
 
 
-def _build(kind: Any, raw: dict[str, Any], where: str) -> Any:
+def read_config(path: pathlib.Path) -> RunConfig:
+    """Read a configuration from a JSON file; what it does not name has its default.
+
+    Raises:
+      DamagedFile: names the file, the field, what is expected.
+    """
+    return _build(RunConfig, read_json(path, cure=CURE), path, "")
+
+
+def _build(kind: Any, raw: Any, path: pathlib.Path, prefix: str) -> Any:
     hints = typing.get_type_hints(kind)
-    unknown = set(raw) - set(hints)
-    if unknown:
-        raise ValueError(f"{where}: unknown fields {sorted(unknown)}; expected {sorted(hints)}")
-    return kind(**{name: _convert(hints[name], value, where) for name, value in raw.items()})
+    if not isinstance(raw, dict):
+        raise _damage(path, prefix.rstrip("."), raw, "an object")
+    for name in raw:
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, 1)
+            raise DamagedFile(
+                f"{path}: field {prefix}{name} is unknown to version {__version__}"
+                f"{f' (perhaps {prefix}{near[0]})' if near else ''}; if another version wrote it, "
+                "use that one, or rename or remove the field"
+            )
+    return kind(**{n: _convert(hints[n], value, path, prefix + n) for n, value in raw.items()})
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def _damage(path: pathlib.Path, name: str, value: Any, expected: str) -> DamagedFile:
+    return DamagedFile(f"{path}: field {name} is {value!r}; expected {expected}; {CURE}")
+
+
+KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "text"),
+    bool: ((bool,), "true or false"),
+    pathlib.Path: ((str,), "a path"),
+}
+
+
+def _convert(hint: Any, value: Any, path: pathlib.Path, name: str) -> Any:
+    """A JSON value as what a field holds."""
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)
-    if isinstance(hint, types.UnionType):
-        inner = next(a for a in typing.get_args(hint) if a is not type(None))
-        return None if value is None else _convert(inner, value, where)
-    if typing.get_origin(hint) is tuple:
-        return tuple(value)
-    return pathlib.Path(value) if hint is pathlib.Path else value
+        return _build(hint, value, path, f"{name}.")
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(hint, types.UnionType) or origin is typing.Union:
+        if value is None and type(None) in inner:
+            return None
+        return _convert(next(a for a in inner if a is not type(None)), value, path, name)
+    if origin is typing.Literal:
+        if value not in inner:
+            raise _damage(path, name, value, f"one of {', '.join(map(repr, inner))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise _damage(path, name, value, "a list")
+        return tuple(_convert(inner[0], v, path, f"{name}[{i}]") for i, v in enumerate(value))
+    if hint in KINDS:
+        kinds, expected = KINDS[hint]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and hint is not bool):
+            raise _damage(path, name, value, expected)
+        return float(value) if hint is float else hint(value)
+    return value

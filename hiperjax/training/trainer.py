@@ -10,11 +10,13 @@ from hiperjax.config import RunConfig
 from hiperjax.distributed.processes import allgather_objects, is_first
 from hiperjax.learning.state import Work
 from hiperjax.random_keys import Stream, derive_key
+from hiperjax.training.checkpoint import SaveError, explain
 from hiperjax.training.diagnostics import describe, warn_of_collapse
 from hiperjax.training.evaluation import Evaluation, evaluate
 from hiperjax.training.interrupt import StopRequest
-from hiperjax.training.run import Run, TrainingStopped, open_run, save
+from hiperjax.training.run import Run, open_run, save
 from hiperjax.training.samples import write_samples
+from hiperjax.training.stopped import TrainingStopped
 from hiperjax.training.tasks import choose_tasks
 from hiperjax.training.timer import Timer
 from hiperjax.training.utilization import Ledger, build_ledger, count_pass, count_rollout
@@ -25,18 +27,28 @@ BASELINE_EPISODES = 300
 """Tasks that scripted baselines play at most."""
 
 
-def train(config: RunConfig, *, resume: pathlib.Path | None = None) -> pathlib.Path:
-    """Train from a configuration, or go on with the run in folder `resume`; returns the folder.
+def train(
+    config: RunConfig, *, resume: pathlib.Path | None = None, iterations: int | None = None
+) -> pathlib.Path:
+    """Train from a configuration, or go on with the run in folder `resume`, to the end it was
+    given or to `iterations`; returns the folder.
 
     The first Ctrl-C or SIGTERM finishes the iteration under way, saves and returns; a second one
     stops at once.
 
     Raises:
       TrainingStopped: too many failed episodes or skipped steps.
+      SaveError: the disk is full, or fails otherwise.
     """
-    run = open_run(config, resume)
+    run = open_run(config, resume, iterations)
     try:
         run_to_end(run)
+    except OSError as error:
+        last = run.checkpoints.index["last"] if run.checkpoints.exists() else "none"
+        raise SaveError(
+            f"iteration {run.iteration}: {explain(error, run.folder)}; last state saved in "
+            f"{run.folder}: {last}"
+        ) from error
     finally:
         run.close()
     return run.folder
@@ -177,8 +189,8 @@ def iterate(run: Run) -> Ledger:
         save(run, best=False)
         raise TrainingStopped(
             f"iteration {run.iteration}: {int(run.state.skipped)} optimizer steps in a row had a "
-            "non-finite gradient and were skipped; the parameters before them are saved in "
-            f"{run.folder}; lower ppo.learning_rate"
+            "gradient or parameters that are not finite and were skipped; the parameters before "
+            f"them are saved in {run.folder}; lower ppo.learning_rate"
         )
     return ledger
 

@@ -19,6 +19,7 @@ from hiperjax.training.build import play_expert, restore_run
 from hiperjax.training.components import RunComponents
 from hiperjax.training.console import Progress
 from hiperjax.training.run import Run
+from hiperjax.training.stopped import TrainingStopped
 
 
 def warm_start(run: Run) -> None:
@@ -61,6 +62,11 @@ def imitate_expert(components: RunComponents, policy: Params, progress: Progress
         with components.placement.use_mesh():
             state, loss = imitate(state, train, order, optimizer=optimizer, config=components.model)
             held_loss = float(measure_loss(state.policy, test, config=components.model))
+        if not np.isfinite(held_loss):
+            raise TrainingStopped(
+                f"imitation step {done + steps}: the held-out loss is {held_loss}; nothing is "
+                "saved yet; check the weights it starts from"
+            )
         progress.imitation(done + steps, c.steps, float(loss), held_loss)
         bad = 0 if held_loss < best_loss else bad + 1
         if held_loss < best_loss:

@@ -1,0 +1,260 @@
+"""What settings may be: a range for every number, and the combinations that are refused.
+
+All of it is checked at once, before anything slow. A comparison with NaN is false, so a range
+refuses it; infinity lies outside of every one.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from hiperjax.config import ConfigError, ModelConfig, PromptConfig, RunConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers a setting may have, its ends included unless said."""
+
+    low: int | float
+    high: int | float
+    open_low: bool = False
+    open_high: bool = False
+    whole: bool = False
+    why: str = ""
+
+    def holds(self, value: object) -> bool:
+        """Whether this is such a number; True and False are none."""
+        kinds = (int,) if self.whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            return False
+        above = value > self.low if self.open_low else value >= self.low
+        return above and (value < self.high if self.open_high else value <= self.high)
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        low = f"{'above' if self.open_low else 'from'} {self.low:g}"
+        high = f"{'below' if self.open_high else 'to'} {self.high:.10g}"
+        return f"{kind} {low} {high}{f': {self.why}' if self.why else ''}"
+
+
+LARGEST = 2**31 - 1
+
+
+def _count(low: int) -> Range:
+    return Range(low, LARGEST, whole=True)
+
+
+SHARE, COUNT, COUNT_OR_NONE = Range(0, 1), _count(1), _count(0)
+RATE, WEIGHT = Range(0, 10), Range(0, 1e6)
+POSITIVE = Range(0, 1e6, open_low=True)
+DEVICES = Range(-1, LARGEST, whole=True, why="-1 is as many as the devices allow")
+
+RANGES: dict[str, Range] = {
+    "seed": COUNT_OR_NONE,
+    "iterations": COUNT_OR_NONE,
+    "target": SHARE,
+    "checkpoint_every": COUNT,
+    "env.max_turns": COUNT,
+    "env.num_workers": COUNT,
+    "env.step_timeout": Range(0, 1e6),
+    "env.max_failure_rate": SHARE,
+    "model.decode_unroll": COUNT,
+    "model.lora_rank": COUNT_OR_NONE,
+    "model.lora_alpha": POSITIVE,
+    "model.hidden_size": COUNT,
+    "model.intermediate_size": COUNT,
+    "model.num_layers": COUNT,
+    "model.num_heads": COUNT,
+    "model.num_kv_heads": COUNT,
+    "model.embedding_std": POSITIVE,
+    "mesh.data": DEVICES,
+    "mesh.fsdp": DEVICES,
+    "mesh.tensor": DEVICES,
+    "mesh.num_processes": COUNT,
+    "mesh.process_id": COUNT_OR_NONE,
+    "prompt.history_length": COUNT_OR_NONE,
+    "prompt.prompt_length": COUNT,
+    "prompt.reply_length": COUNT,
+    "prompt.window_length": COUNT,
+    "rollout.episodes": COUNT,
+    "rollout.group_size": COUNT,
+    "rollout.slots": COUNT,
+    "rollout.decode_chunk": COUNT,
+    "rollout.refill": COUNT_OR_NONE,
+    "rollout.prefill_rows": COUNT,
+    "rollout.pipeline_groups": COUNT,
+    "rollout.temperature": Range(
+        0, 100, open_low=True, why="training must sample (greedy has no ratio)"
+    ),
+    "rollout.top_p": Range(0, 1, open_low=True),
+    "imitation.steps": COUNT_OR_NONE,
+    "imitation.episodes": COUNT,
+    "imitation.noise": SHARE,
+    "imitation.sequences": COUNT,
+    "imitation.learning_rate": RATE,
+    "imitation.holdout": Range(0, 1, open_high=True),
+    "imitation.check_every": COUNT,
+    "imitation.stop_loss": WEIGHT,
+    "imitation.patience": COUNT,
+    "credit.compare_every": COUNT_OR_NONE,
+    "credit.gamma": SHARE,
+    "credit.lambda_turn": SHARE,
+    "credit.lambda_segment": SHARE,
+    "credit.lambda_boundary": SHARE,
+    "credit.lambda_token": SHARE,
+    "credit.reward_scale": WEIGHT,
+    "credit.invalid_penalty": WEIGHT,
+    "credit.inadmissible_penalty": WEIGHT,
+    "credit.keep_penalty": WEIGHT,
+    "credit.consistency_penalty": WEIGHT,
+    "credit.row_penalty": WEIGHT,
+    "credit.step_weight": WEIGHT,
+    "credit.history": COUNT_OR_NONE,
+    "credit.history_exponent": Range(-100, 100),
+    "credit.distance_decay": SHARE,
+    "credit.success_reward": WEIGHT,
+    "credit.weight_low": WEIGHT,
+    "credit.weight_high": WEIGHT,
+    "credit.weight_term": WEIGHT,
+    "critic.ridge": Range(0, 1e9, open_low=True),
+    "critic.random_features": COUNT_OR_NONE,
+    "critic.memory": COUNT,
+    "critic.first_fits": COUNT_OR_NONE,
+    "critic.fits": COUNT_OR_NONE,
+    "critic.learning_rate": RATE,
+    "critic.warmup_epochs": COUNT_OR_NONE,
+    "critic.value_clip": POSITIVE,
+    "critic.coefficient": WEIGHT,
+    "ppo.learning_rate": RATE,
+    "ppo.learning_rate_end": SHARE,
+    "ppo.warmup_steps": COUNT_OR_NONE,
+    "ppo.beta2": Range(0, 1, open_high=True),
+    "ppo.weight_decay": RATE,
+    "ppo.grad_clip": Range(0, 1e9, open_low=True),
+    "ppo.epochs": COUNT,
+    "ppo.sequence_length": COUNT,
+    "ppo.sequence_turns": COUNT,
+    "ppo.minibatch_sequences": COUNT,
+    "ppo.micro_sequences": COUNT_OR_NONE,
+    "ppo.mismatch_bound": WEIGHT,
+    "ppo.clip": Range(0, 10, open_low=True),
+    "ppo.dual_clip": Range(1, 1e6),
+    "ppo.kl_coefficient": WEIGHT,
+    "ppo.entropy_coefficient": WEIGHT,
+    "ppo.switch_rate_coefficient": WEIGHT,
+    "ppo.switch_rate_target": SHARE,
+    "ppo.max_skipped_steps": COUNT,
+    "eval.every": COUNT,
+    "eval.temperature": Range(0, 100),
+    "eval.max_tasks": COUNT,
+}
+"""Dotted name of every number of `RunConfig` -> what it may be; where None is allowed, it is."""
+
+
+def list_settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of a configuration."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from list_settings(value, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", value
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)
+
+
+def validate(config: RunConfig) -> RunConfig:
+    """Refuse numbers out of their range and impossible combinations.
+
+    Raises:
+      ConfigError: names the fields, what was found, what is expected.
+    """
+    for name, value in list_settings(config):
+        if name in RANGES and value is not None:
+            _require(RANGES[name].holds(value), f"{name} is {value}; expected {RANGES[name]}")
+        elif isinstance(value, float):  # a suite's own options may bring some
+            _require(math.isfinite(value), f"{name} is {value}; expected a finite number")
+    _check_model(config.model, config.critic.kind)
+    _check_batches(config)
+    _check_windows(config.prompt)
+    _require(bool(config.eval.splits), "eval.splits is empty; expected at least one split")
+    m = config.mesh
+    for name in ("data", "fsdp", "tensor"):
+        _require(getattr(m, name) != 0, f"mesh.{name} is 0; expected at least 1, or -1")
+    return config
+
+
+def _check_batches(config: RunConfig) -> None:
+    """Counts that must divide one another, or leave something over."""
+    r, p, i = config.rollout, config.ppo, config.imitation
+    _require(
+        r.episodes % r.group_size == 0,
+        f"rollout.episodes is {r.episodes}; expected a multiple of rollout.group_size "
+        f"{r.group_size}",
+    )
+    slots = r.slots // (config.mesh.num_processes or 1)
+    _require(
+        r.pipeline_groups <= slots,
+        f"rollout.pipeline_groups is {r.pipeline_groups}; expected at most the {slots} slots "
+        f"of a process (rollout.slots is {r.slots})",
+    )
+    _require(
+        p.micro_sequences == 0 or p.minibatch_sequences % p.micro_sequences == 0,
+        f"ppo.minibatch_sequences is {p.minibatch_sequences}; expected a multiple of "
+        f"ppo.micro_sequences {p.micro_sequences}",
+    )
+    held = max(1, round(i.holdout * i.episodes))
+    _require(
+        i.steps == 0 or held < i.episodes,
+        f"imitation.episodes is {i.episodes}, imitation.holdout {i.holdout}, which holds {held} "
+        "out; expected some to be left to imitate",
+    )
+
+
+def _check_windows(t: PromptConfig) -> None:
+    _require(
+        t.window == "turn" or t.window_length >= t.prompt_length,
+        f"prompt.window_length is {t.window_length}, and a prompt may have {t.prompt_length} "
+        "tokens; expected a window that holds at least one prompt: raise it or lower "
+        "prompt.prompt_length",
+    )
+
+
+def _check_model(m: ModelConfig, critic: str) -> None:
+    _require(
+        m.attention == "xla" or m.dtype == "bfloat16",
+        f"model.attention is {m.attention} with model.dtype {m.dtype}; cudnn wants bfloat16",
+    )
+    _require(
+        m.hidden_size % m.num_heads == 0,
+        f"model.hidden_size is {m.hidden_size}; expected a multiple of "
+        f"model.num_heads {m.num_heads}",
+    )
+    _require(
+        m.hidden_size // m.num_heads % 2 == 0,
+        f"model.hidden_size is {m.hidden_size}, model.num_heads {m.num_heads}, so a head has "
+        f"{m.hidden_size // m.num_heads} features; rotary positions need an even number",
+    )
+    _require(
+        m.num_heads % m.num_kv_heads == 0,
+        f"model.num_heads is {m.num_heads}; expected a multiple of "
+        f"model.num_kv_heads {m.num_kv_heads}",
+    )
+    _require(
+        critic != "lora" or m.lora_rank > 0,
+        "critic.kind is lora, model.lora_rank 0; expected a rank: the critic's adapters stand on "
+        "the frozen base of the policy's",
+    )
+    _require(
+        critic != "separate" or m.lora_rank == 0,
+        f"critic.kind is separate, model.lora_rank {m.lora_rank}; a whole network beside adapters "
+        "saves nothing: expected critic.kind lora, shared or features",
+    )
+    _require(
+        m.lora_rank == 0 or bool(m.lora_targets),
+        f"model.lora_rank is {m.lora_rank}, model.lora_targets empty; expected some projections",
+    )
