@@ -57,8 +57,8 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--games", type=Path, help="folder of official games; none: generated")
-    parser.add_argument("--size", choices=SIZES, default="tiny", help="of generated games")
-    parser.add_argument("--dialect", choices=DIALECTS, help="of official games")
+    parser.add_argument("--size", choices=SIZES, default="tiny", help="size of generated games")
+    parser.add_argument("--dialect", choices=DIALECTS, help="dialect of official games")
     parser.add_argument("--split", default="seen")
     parser.add_argument("--limit", type=int, default=50, help="turns per episode")
     parser.add_argument("--noise", type=float, default=0.0, help="share of random commands")

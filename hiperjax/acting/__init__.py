@@ -1,1 +1,1 @@
-"""Wing 1: how turns come to be."""
+"""Acting: prompts, sampling, rollout."""

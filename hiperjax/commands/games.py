@@ -39,7 +39,7 @@ def games_generate(
       count: how many.
       split: which split's games.
       size: size of the rooms.
-      seed: of the generator.
+      seed: Seed of the generator.
     """
     paths = write_games(folder, split, count, seed=seed, dials=Dials(size=size))
     print(f"{len(paths)} games below {folder / split}")

@@ -40,7 +40,7 @@ def plan_capacity(config: RunConfig, device: str, *, vocab_size: int, turns: flo
     Args:
       config: the run.
       device: name and count, such as h200 or v5e-8.
-      vocab_size: of a small model; published shapes have their own.
+      vocab_size: vocabulary of a small model; published shapes have their own.
       turns: mean turns of an episode.
     """
     from hiperjax.capacity import Workload, plan, render

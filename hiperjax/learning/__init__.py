@@ -1,1 +1,1 @@
-"""Wing 2: what turns are worth."""
+"""Learning: packing, advantage estimation, losses, updates."""

@@ -1,4 +1,4 @@
-"""Is the hierarchy alive? Counts over trajectories, on the host, once an iteration."""
+"""Rollout diagnostics: switch rate, segment length, malformed replies; on the host, per iteration."""
 
 import collections
 import math

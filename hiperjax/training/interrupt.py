@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop."""
+"""Ctrl-C and SIGTERM as a request to stop."""
 
 import signal
 from typing import Any
@@ -7,7 +7,7 @@ from hiperjax.training.console import Progress
 
 
 class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a wish; the second one is obeyed at once."""
+    """Turns the first Ctrl-C or SIGTERM into a request; the second one is obeyed at once."""
 
     def __init__(self, progress: Progress):
         self.asked, self._progress = False, progress

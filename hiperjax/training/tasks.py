@@ -1,4 +1,4 @@
-"""Which tasks an iteration plays."""
+"""The tasks of an iteration."""
 
 import functools
 from collections.abc import Sequence

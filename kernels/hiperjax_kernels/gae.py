@@ -41,7 +41,7 @@ def gae(
       discount: gamma, and 0 at a terminal slot.
       mask: slots that count; what the others hold does not matter.
       bootstrap: value after the last live slot, 0 if none.
-      lambda_turn: in [0, 1].
+      lambda_turn: lambda between turns, in [0, 1].
     """
     reward, discount, value = (jnp.where(mask, x, 0) for x in (reward, discount, value))
 

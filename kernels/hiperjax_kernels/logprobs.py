@@ -32,7 +32,7 @@ def token_logprobs(
     Args:
       hidden: states that predict the tokens.
       weights: output embedding, cast to the dtype of `hidden` for the products (summed in float32).
-      tokens: in `[0, V)`.
+      tokens: ids of the tokens, in `[0, V)`.
       temperature: the policy is the tempered distribution.
       chunk: vocabulary entries at once.
     """

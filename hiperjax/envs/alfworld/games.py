@@ -37,7 +37,7 @@ class GameFile:
     """One game in a folder."""
 
     path: str
-    """of the folder of the game, below the games folder: `train/TASK/TRIAL` """
+    """path of the game's folder below the games folder: `train/TASK/TRIAL` """
     size: int
     mtime_ns: int
 

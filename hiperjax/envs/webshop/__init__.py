@@ -28,9 +28,9 @@ class WebshopOptions:
     max_turns: int = 15
     """the usual turn limit; HiPER's logged runs use 15"""
     seed: int | None = None
-    """of the goal order; none: the profile's own"""
+    """seed of the goal order; none: the profile's own"""
     size: Literal["tiny", "full"] = "full"
-    """of the generated catalogue; tiny: few short products for a model trained from nothing"""
+    """size of the generated catalogue; tiny: few short products for a model trained from nothing"""
     workers: int = 1
     """profile hiper: how many worker seeds training tasks are drawn from"""
     show_selected: bool | None = None
@@ -38,7 +38,7 @@ class WebshopOptions:
     tagger: str = "lexicon"
     """what finds title nouns where the catalogue brings none: lexicon or spacy"""
     grain: Grain = "coarse"
-    """of the expert's subgoals: coarse errands of several turns, or fine phases"""
+    """grain of the expert's subgoals: coarse errands of several turns, or fine phases"""
 
 
 def make_webshop_suite(*args: Any, **kwargs: Any) -> WebShopSuite:

@@ -44,7 +44,7 @@ class Product:
     query: str
     """the search term it was collected under"""
     product_category: str
-    """from the widest to the narrowest, joined by `BREADCRUMB` between spaces"""
+    """categories from the widest to the narrowest, joined by `BREADCRUMB` between spaces"""
     prices: tuple[float, ...]
     """one price, or the two ends of a range"""
     attributes: tuple[str, ...]

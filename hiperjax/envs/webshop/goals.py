@@ -91,7 +91,7 @@ class GoalList(Sequence[Goal]):
 
     @functools.cached_property
     def targets(self) -> Int[np.ndarray, " goals"]:
-        """Place in `products` of each goal's own product."""
+        """Index in `products` of each goal's own product."""
         return np.array([source.place for source in self.sources], np.int64)[self.places[:, 0]]
 
 

@@ -39,7 +39,7 @@ class SearchIndex:
     """Postings of all documents, in one array per column, sorted by term."""
 
     identifiers: tuple[str, ...]
-    """of the documents, ascending: a document's number is its place here"""
+    """identifiers of the documents, ascending: a document's number is its index here"""
     term_numbers: Mapping[str, int]
     starts: Int[np.ndarray, " terms_plus_1"]
     """where each term's postings begin; one more entry marks the end"""

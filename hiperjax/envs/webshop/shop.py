@@ -18,7 +18,7 @@ class Shop:
     products: Sequence[Product]
     index: SearchIndex
     places: Mapping[str, int]
-    """identifier to place in `products`"""
+    """identifier to index in `products`"""
 
     def get(self, asin: str) -> Product:
         return self.products[self.places[asin]]
