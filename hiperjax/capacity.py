@@ -29,9 +29,9 @@ class Device:
     memory: float
     """Bytes."""
     bandwidth: float
-    """Bytes a second."""
+    """Bytes per second."""
     flops: float
-    """Dense bf16 operations a second."""
+    """Dense bf16 operations per second."""
 
 
 DEVICES: dict[str, Device] = {
@@ -71,7 +71,7 @@ class Workload:
     micro_rows: int
     """Rows of one forward and backward pass, on all devices together."""
     row_length: int = 0
-    """Tokens of a row; 0: the longest prompt with the longest reply, one turn a row."""
+    """Tokens of a row; 0: the longest prompt with the longest reply, one turn per row."""
     row_replies: int = 0
     """Reply tokens of a row; 0: the longest reply."""
     epochs: int = 1
@@ -105,11 +105,11 @@ class Plan:
 
     title: str
     memory: tuple[Item, ...]
-    """Bytes a device."""
+    """Bytes per device."""
     available: float
-    """Bytes a device has to give."""
+    """Bytes that a device can give."""
     times: tuple[Item, ...]
-    """Seconds an iteration, at best."""
+    """Seconds per iteration, at best."""
 
     @property
     def total(self) -> float:
@@ -282,7 +282,7 @@ def _weights(config: TransformerConfig, mesh: AbstractMesh, frozen_size: int) ->
     size = jnp.dtype(config.dtype).itemsize
     items.append(Item("policy, float32", 4.0 * trained, what))
     if size < 4 and not config.lora_rank:
-        items.append(Item("compute copy", float(size * trained), f"{config.dtype}, one an update"))
+        items.append(Item("compute copy", float(size * trained), f"{config.dtype}, one per update"))
     items.append(Item("Adam moments", 8.0 * trained, "two float32 a trained parameter"))
     return items
 
@@ -331,7 +331,7 @@ def plan(
     tensor: int = 1,
     title: str = "",
 ) -> Plan:
-    """Memory a device and floors of time for one iteration; takes no device.
+    """Memory per device and lower bounds of time for one iteration; takes no device.
 
     Args:
       config: the policy; `lora_rank` says whether it is trained by adapters.
@@ -372,7 +372,7 @@ def plan(
 
 def render(plan: Plan) -> str:
     """The plan as a table."""
-    lines = [plan.title, "", "memory a device"]
+    lines = [plan.title, "", "memory per device"]
     lines += [f"  {x.name:<20}{x.amount / 1e9:>9.2f} GB   {x.why}" for x in plan.memory]
     share = f"{plan.total / plan.available:.0%} of {plan.available / 1e9:.1f} GB to give"
     lines.append(f"  {'together':<20}{plan.total / 1e9:>9.2f} GB   {share}")

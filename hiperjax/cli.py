@@ -1,4 +1,4 @@
-"""Console script `hiperjax`: one function a command; heavy imports wait until one is chosen."""
+"""Console script `hiperjax`: one function per command; heavy imports wait until one is chosen."""
 
 import contextlib
 import dataclasses
@@ -205,7 +205,7 @@ def _usage() -> str:
 
 
 def keep_compiled_programs() -> None:
-    """Let JAX keep compiled programs in a private folder, one a kind of machine and version.
+    """Let JAX keep compiled programs in a private folder, one per kind of machine and version.
 
     `JAX_COMPILATION_CACHE_DIR` chooses another folder; set empty, nothing is kept.
     """

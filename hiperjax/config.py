@@ -1,4 +1,4 @@
-"""The run's configuration: frozen dataclasses, one doc line a field (tyro shows it as --help).
+"""The run's configuration: frozen dataclasses, one doc line per field (tyro shows it as --help).
 
 Defaults are the paper's (HiPER, arXiv 2602.16165) where it has one; presets name what they change.
 Everything is checked once, by `validation.validate`, before anything is compiled.
@@ -124,7 +124,7 @@ class RolloutConfig:
     """How episodes are collected."""
 
     episodes: int = 128
-    """Episodes an iteration."""
+    """Episodes per iteration."""
     group_size: int = 1
     """Episodes of one task, for estimators that compare within a group."""
     slots: int = 64
@@ -156,7 +156,7 @@ class ImitationConfig:
     noise: float = 0.1
     """Share of random actions in the expert's episodes (their labels included)."""
     sequences: int = 14
-    """Packed sequences a step (see ppo.sequence_length)."""
+    """Packed sequences per step (see ppo.sequence_length)."""
     learning_rate: float = 3e-3
     """Peak learning rate (cosine to zero)."""
     holdout: float = 0.03
@@ -209,9 +209,9 @@ class CriticConfig:
 
     kind: Literal["features", "shared", "separate", "lora"] = "separate"
     """features: least squares on the policy's frozen features; shared: heads on the policy's trunk,
-    value gradients included; separate: heads on a network of their own, 12 bytes a parameter of
+    value gradients included; separate: heads on a network of their own, 12 bytes per parameter of
     the policy and 4 more while it learns; lora: heads on adapters of their own beside the policy's
-    frozen base, 12 bytes an adapter parameter. features and shared cost next to nothing."""
+    frozen base, 12 bytes per adapter parameter. features and shared cost next to nothing."""
     ridge: float = 30.0
     """features: strength of the ridge penalty, in rows' worth of evidence."""
     random_features: int = 192
@@ -253,9 +253,9 @@ class PpoConfig:
     sequence_length: int = 2560
     """Tokens of a packed sequence; grows where a single turn is longer."""
     sequence_turns: int = 8
-    """Turns packed into a sequence at most."""
+    """Turns packed into one sequence at most."""
     minibatch_sequences: int = 48
-    """Packed sequences an optimizer step: with five to six turns in each, the paper's 256 turns."""
+    """Packed sequences per optimizer step: with five to six turns in each, the paper's 256."""
     micro_sequences: int = 0
     """Sequences a forward pass; gradients add up to the minibatch's. 0: the whole minibatch. On a
     CPU about 500 tokens stay in the cache; on an accelerator, what its memory holds."""

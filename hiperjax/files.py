@@ -71,7 +71,7 @@ def _refuse_existing(target: pathlib.Path) -> None:
 
 
 def defined(value: Any) -> Any:
-    """The same value with null in place of every number that JSON has no word for."""
+    """The same value with null in place of every number that JSON cannot express."""
     if isinstance(value, Mapping):
         return {key: defined(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

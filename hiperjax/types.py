@@ -1,9 +1,10 @@
 """The nouns of the project: an importable glossary, no behavior beyond tiny properties.
 
-Axes: `B` trajectories, `T` turn slots a trajectory; `S` sequences of `C` tokens, `K` turns at most
-in each; `N = S * K` rows (one row = one turn), `R` reply tokens a row. Tokens live in sequences,
-replies in rows, credit in a grid `[B, T]` of scalars; `TurnGrid.row` is the only bridge between
-grid and rows. A window is a run of consecutive turns that share one growing context.
+Axes: `B` trajectories, `T` turn slots per trajectory; `S` sequences of `C` tokens, at most `K`
+turns in each; `N = S * K` rows (one row = one turn), `R` reply tokens per row. Tokens live in
+sequences, replies in rows, credit in a grid `[B, T]` of scalars; `TurnGrid.row` is the only bridge
+between grid and rows. A window is a run of consecutive turns that share one growing
+context.
 
 This module never imports jax: environment workers import it before XLA wakes.
 """
@@ -166,7 +167,7 @@ class Sequences(NamedTuple):
 
 
 class TurnRows(NamedTuple):
-    """One row a turn: its reply, and where it stands.
+    """One row per turn: its reply, and where it stands.
 
     There are `N = S * K` rows, `K` for each sequence: row n lies in sequence `n // K`, in the order
     of its tokens. Rows of no turn have `row_mask` False and weigh nothing; one that stands for the

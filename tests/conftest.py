@@ -5,8 +5,8 @@ without waking XLA, and processes that tests start inherit them. Do not import `
 module level: the shape checker hooks its imports only after this file is read.
 
 - Rank promotion raises in the tests of `hiperjax_kernels` and `hiperjax.models`, where code is for
-  one example or broadcasts by name. Left of a vmap it does not: the wings compare `[T]` with
-  `[B, 1]` on purpose.
+  one example or broadcasts by name. Left of a vmap it does not: acting and learning compare
+  `[T]` with `[B, 1]` on purpose.
 - Dtype promotion is strict in the tests of `hiperjax_kernels`. Anywhere near optax it cannot be:
   its bias correction is `decay ** count`, float and int32.
 - Generated examples are the same in every run. `pytest --hypothesis-profile=explore` looks further.

@@ -1,4 +1,4 @@
-"""The rivals: recorded outputs of their public code, and the identities between them."""
+"""Estimators that compare episodes of one task: recorded outputs of public code, identities."""
 
 import json
 
@@ -123,11 +123,11 @@ def filled(rows: list) -> tuple[np.ndarray, np.ndarray]:
     return np.array([[0.0 if x is None else x for x in row] for row in rows]), known
 
 
-def test_reproduces_the_recorded_rivals(shared):
-    rivals = json.loads(shared("data/hae/rivals.json").read_text())
-    batches = {name: batch_of(data) for name, data in rivals["datasets"].items()}
+def test_reproduces_the_recorded_outputs(shared):
+    recorded = json.loads(shared("data/hae/rivals.json").read_text())
+    batches = {name: batch_of(data) for name, data in recorded["datasets"].items()}
     worst: dict[str, float] = {}
-    for case in rivals["cases"]:
+    for case in recorded["cases"]:
         if case["estimator"] in TOKEN_LEVEL:
             continue
         with jax.numpy_dtype_promotion("standard"):
@@ -140,10 +140,10 @@ def test_reproduces_the_recorded_rivals(shared):
     assert not bad, bad
 
 
-def test_reproduces_the_recorded_token_level_rivals(shared):
+def test_reproduces_the_recorded_token_level_outputs(shared):
     """GAE and REINFORCE++ over tokens are the same kernels on a stream with observation holes."""
-    rivals = json.loads(shared("data/hae/rivals.json").read_text())
-    cases = {c["estimator"]: c for c in rivals["cases"] if c["estimator"] in TOKEN_LEVEL}
+    recorded = json.loads(shared("data/hae/rivals.json").read_text())
+    cases = {c["estimator"]: c for c in recorded["cases"] if c["estimator"] in TOKEN_LEVEL}
     assert set(cases) == set(TOKEN_LEVEL)
     case = cases["token_gae_concatenated"]
     tokens = {k: np.array(v, np.float32) for k, v in case["input_tokens"].items()}
@@ -163,9 +163,9 @@ def test_reproduces_the_recorded_token_level_rivals(shared):
 
 def test_reproduces_token_gae_inside_turns(shared):
     """The "PPO" of agent papers: GAE inside one turn, the episode's return on its last token."""
-    rivals = json.loads(shared("data/hae/rivals.json").read_text())
-    case = next(c for c in rivals["cases"] if c["estimator"] == "token_gae_row_per_turn")
-    d, rows = rivals["datasets"]["main"], case["expected"]["row_order"]
+    recorded = json.loads(shared("data/hae/rivals.json").read_text())
+    case = next(c for c in recorded["cases"] if c["estimator"] == "token_gae_row_per_turn")
+    d, rows = recorded["datasets"]["main"], case["expected"]["row_order"]
     num_reply_tokens = np.array([d["n_tok"][b][t] for b, t in rows])
     position = np.arange(num_reply_tokens.max())[None]
     mask = position < num_reply_tokens[:, None]
@@ -258,7 +258,7 @@ def test_tasks_are_judged_apart():
         np.testing.assert_allclose(other, 0, atol=1e-5, err_msg=name)
 
 
-def test_identities_between_rivals():
+def test_identities_between_estimators():
     x = random_batch(3) | {"penalty": jnp.zeros((12, 6))}
     raw = anchors.gagpo(*keys(x), gamma=0.95, lambda_turn=1.0, raw=True)
     step = anchors.gigpo(*common(x), x["state"], gamma=0.95, std=False) - groups.grpo(

@@ -19,7 +19,7 @@ from hiperjax.learning.credit.tokens import whiten
 from hiperjax.learning.credit.types import Credit, CreditInputs
 
 GAMMA = 0.9
-EPISODES, TURNS = 36, 8  # one shape for all rungs: one compilation an estimator
+EPISODES, TURNS = 36, 8  # one shape for all rungs: one compilation per estimator
 ITERATIONS = 30
 SURE = 20.0
 PARTS = ("switch", "subgoal", "action")

@@ -187,7 +187,7 @@ def _flatten(node: ast.JoinedStr) -> str:
 
 
 def blur_the_border(module: Module) -> Complaints:
-    """Only `pack` makes fixed shapes; whatever else of the wing reads ragged turns just counts."""
+    """Only `pack` makes fixed shapes; whatever else of learning reads ragged turns just counts."""
     if module.name == "hiperjax.learning.packing":
         return
     for node in ast.walk(module.tree):

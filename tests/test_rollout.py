@@ -91,7 +91,7 @@ def test_one_trace_a_bucket():
     """Sizes of a lane and lengths of prompts do not multiply, and a second rollout adds nothing."""
     programs = (start, place, advance)
     before = [program._cache_size() for program in programs]
-    # settings no other test has: 7 tokens a chunk, 13 of a reply
+    # settings no other test has: 7 tokens per chunk, 13 of a reply
     made, _ = collect(7, 7, reply=13), collect(7, 7, reply=13)
     traced = [program._cache_size() - n for program, n in zip(programs, before, strict=True)]
     shape = LaneShape(slots=7, prompt=120, reply=13, chunk=7, refill=4)

@@ -45,7 +45,7 @@ BASE = PRESETS["household-tiny"][1]
 
 
 def small(out: pathlib.Path, **changes) -> RunConfig:
-    """The quick start, much smaller: two blocks of width 16, eight episodes an iteration."""
+    """The quick start, much smaller: two blocks of width 16, eight episodes per iteration."""
     nested = {
         "model": dict(hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2,
                       num_kv_heads=1),
@@ -326,7 +326,7 @@ def test_an_environment_that_raises_costs_its_episode_and_no_more(finished, tmp_
 def test_task_order_is_a_function_of_position():
     tasks = [f"t{i}" for i in range(7)]
     long = choose_tasks(tasks, seed=1, first=0, count=21)
-    assert all(sorted(long[i : i + 7]) == tasks for i in (0, 7, 14)), "each once an epoch"
+    assert all(sorted(long[i : i + 7]) == tasks for i in (0, 7, 14)), "each once per epoch"
     assert long[:7] != long[7:14]
     pieces = choose_tasks(tasks, 1, 0, 5) + choose_tasks(tasks, 1, 5, 9)
     assert pieces == long[:14]

@@ -115,7 +115,10 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--run", type=pathlib.Path, help="a trained run instead of imitation")
     parser.add_argument("--imitation", type=int, default=400, help="steps before the rollout")
     parser.add_argument(
-        "--max-turns", type=int, default=50, help="turn limit of an episode; 50 is ALFWorld's, 0 the preset's"
+        "--max-turns",
+        type=int,
+        default=50,
+        help="turn limit of an episode; 50 is ALFWorld's, 0 the preset's",
     )
     parser.add_argument(
         "--width", type=int, default=1, help="times the width of the policy's model"

@@ -98,7 +98,7 @@ def draw(
     temperature: float | Float[Array, ""],
     top_p: float = 1.0,
 ) -> tuple[Int[Array, " S"], Float[Array, " S"]]:
-    """Draw one token a slot; returns it with its log-prob under the full distribution.
+    """Draw one token per slot; returns it with its log-prob under the full distribution.
 
     `temperature` 0 is greedy, by the same program: only the noise is off. The log-prob is that of
     the temperature-scaled distribution before any nucleus cut (at temperature 0, of the unscaled

@@ -270,7 +270,7 @@ class Placement:
     def share(self, tree: Any) -> Any:
         """A batch, whole, on every device; every process passes equal values.
 
-        A batch is tokens and a few numbers a token: small beside activations, whose rows the model
-        splits. Cutting minibatches from it then needs no communication.
+        A batch is tokens and a few numbers per token: small beside activations, whose rows the
+        model splits. Cutting minibatches from it then needs no communication.
         """
         return tree if self.mesh is None else replicate(tree, self.mesh)

@@ -1,8 +1,8 @@
 """Many processes, one run: each plays its share of the episodes, all learn from all of them.
 
-Every process has environments of its own and samples on its own devices. What it saw is then told
-to the others, a few tens of megabytes of tokens an iteration, so that each packs the same batch and
-takes the same decisions as a run of one process would; they meet again inside the update.
+Every process has environments of its own and samples on its own devices. What it collected is
+sent to the others, a few tens of megabytes of tokens per iteration, so that each packs the same
+batch and takes the same decisions as a run of one process would; they meet again inside the update.
 """
 
 import pickle
@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 
 def is_first() -> bool:
-    """Whether this process writes the run folder and speaks to the user."""
+    """Whether this process writes the run folder and prints to the console."""
     return jax.process_index() == 0
 
 

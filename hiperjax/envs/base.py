@@ -64,7 +64,7 @@ class Expert(abc.ABC):
 
     @abc.abstractmethod
     def decide(self, observation: Observation) -> Decision:
-        """Decide one turn. Called once a turn with the current observation."""
+        """Decide one turn. Called once per turn with the current observation."""
 
 
 class Suite(abc.ABC):

@@ -75,7 +75,7 @@ class Layout(NamedTuple):
 
     bins: list[list[int]]
     length: int
-    """tokens a sequence holds"""
+    """tokens per sequence"""
 
 
 def lay_out(
@@ -90,8 +90,8 @@ def lay_out(
 
     Args:
       sizes: tokens of each window.
-      length: tokens a sequence; grows to a multiple of 16 that holds the longest window.
-      per_sequence: rows a sequence at most; no window has more.
+      length: tokens per sequence; grows to a multiple of 16 that holds the longest window.
+      per_sequence: rows per sequence at most; no window has more.
       rows: of each window; None: one each.
       seed: order of windows of equal length.
     """

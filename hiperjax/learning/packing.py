@@ -3,7 +3,7 @@
 Left of this file nothing is traced; right of it everything is an array. Windows are packed into
 sequences by best fit, longest first; what is left over, in tokens, rows and trajectories, is
 padding of weight zero. Nothing is ever duplicated or dropped. Where all prompts begin alike, that
-prefix is stored once a sequence and its windows continue it.
+prefix is stored once per sequence and its windows continue it.
 """
 
 from collections.abc import Hashable, Iterable, Sequence
@@ -33,7 +33,7 @@ from hiperjax.types import (
 
 _SPANS = ("switch", "subgoal", "action")
 FEW_READS = 128
-"""Reply tokens a sequence up to which room is made for all there could be."""
+"""Reply tokens per sequence up to which room is made for all there could be."""
 
 
 def pack_windows(
@@ -52,13 +52,13 @@ def pack_windows(
     state after a window's turns too, where it has one).
 
     Args:
-      windows: what to pack: each becomes a segment of a sequence, each of its turns a row.
-      length: tokens a sequence; grows where a window is longer.
-      per_sequence: rows a sequence at most.
-      prefix: tokens that every opening prompt begins with; stored once a sequence.
+      windows: what to pack: each becomes a segment of a sequence, each of its turns one row.
+      length: tokens per sequence; grows where a window is longer.
+      per_sequence: rows per sequence at most.
+      prefix: tokens that every opening prompt begins with; stored once per sequence.
       capacity: sequences, doubled until the windows fit; None: as many as they need.
       multiple: their number is a multiple of this.
-      reply_length: reply tokens a row at least; a multiple of 8 that holds the longest reply.
+      reply_length: reply tokens per row at least; a multiple of 8 that holds the longest reply.
       grown: windows may have many turns: `per_sequence` grows to hold the one of most, and room is
         made for no more reply tokens than the fullest sequence needs.
       seed: order of windows of equal length.

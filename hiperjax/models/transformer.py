@@ -4,7 +4,7 @@
 layers are stacked on a leading axis and scanned; every function here takes `(params, config)`,
 with `config` static, and works inside `jit`, `grad` and `scan`.
 
-Axes: `N` rows, `L` tokens a row, `D` hidden size, `V` vocabulary, `S` decode slots, `C` cache
+Axes: `N` rows, `L` tokens per row, `D` hidden size, `V` vocabulary, `S` decode slots, `C` cache
 length, `H` heads, `G` key-value heads, `d` head size.
 """
 
@@ -98,7 +98,7 @@ def abstract_params(config: TransformerConfig) -> Params:
 
 
 def cast_params(params: Params, dtype: Any) -> Params:
-    """Compute weights from float32 masters: once an update, for learner and sampler alike."""
+    """Compute weights from float32 masters: once per update, for learner and sampler alike."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 
@@ -292,7 +292,7 @@ def decode(
     prefix: KeyValues | None = None,
     attend_to: int | None = None,
 ) -> tuple[Float[Array, "S D"], KeyValues]:
-    """One token a slot: write its key and value at `position` of the cache, attend to
+    """One token per slot: write its key and value at `position` of the cache, attend to
     `0..position` of it and to the whole prefix, which stands before it.
 
     `attend_to` (static) reads only that many leading cache entries: a bucket that covers the live

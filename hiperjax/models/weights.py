@@ -55,7 +55,7 @@ _LAYER = {
 
 
 class _Source(NamedTuple):
-    """The published tensors that make up one leaf: one, or one a layer to be stacked."""
+    """The published tensors that make up one leaf: one, or one per layer to be stacked."""
 
     names: tuple[str, ...]
     stacked: bool

@@ -108,7 +108,7 @@ class Progress:
     def iteration(
         self, iteration: int, metrics: Mapping[str, float], seconds: Mapping[str, float]
     ) -> None:
-        """One line an iteration."""
+        """One line per iteration."""
         self._bar.update(self._task, completed=iteration)
         m = metrics
         self.say(

@@ -1,4 +1,4 @@
-"""Rollout diagnostics: switch rate, segment length, malformed replies; on the host, per iteration."""
+"""Rollout diagnostics: switch rate, segment length, malformed replies; counted on the host."""
 
 import collections
 import math

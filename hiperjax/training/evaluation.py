@@ -78,7 +78,7 @@ class Evaluation:
         return f"{lost}; {self.played.rate:.3f} of the {self.played.trials} played"
 
     def table(self) -> str:
-        """One line a task type: successes, rate, 95 % interval; and what was lost."""
+        """One line per task type: successes, rate, 95 % interval; and what was lost."""
         if not self.trajectories:
             return self.describe_losses() or "no tasks"
         lines = [f"{'task type':<34}{'solved':>12}{'rate':>8}   95 % interval"]

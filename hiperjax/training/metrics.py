@@ -57,7 +57,7 @@ def _rewind(path: pathlib.Path, iteration: int) -> list[str]:
 
 
 class Recorder:
-    """Writes one record an iteration; opening it at an iteration forgets everything later."""
+    """Writes one record per iteration; opening it at an iteration forgets everything later."""
 
     def __init__(self, folder: pathlib.Path, *, iteration: int = -1):
         folder.mkdir(parents=True, exist_ok=True)

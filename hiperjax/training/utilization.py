@@ -52,7 +52,7 @@ def count_pass(
 
     Args:
       batch: what is learned from.
-      prefix: tokens of the shared prefix, of which one copy a batch is needed.
+      prefix: tokens of the shared prefix, of which one copy per batch is needed.
       micro: sequences at once.
       minibatch_sizes: sequences of each optimizer step; None: no steps.
     """

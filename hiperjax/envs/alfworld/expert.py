@@ -257,11 +257,11 @@ class ScriptedExpert(base.Expert):
         if not candidates:
             return self._random.choice(admissible)
         prior = load_priors().get(wanted, {})
-        rivals = collections.Counter(map(_class_of, memory.places))
+        alike = collections.Counter(map(_class_of, memory.places))
 
         def cost(place: str) -> tuple[float, int]:
             kind = _class_of(place)
-            likely = (prior.get(kind, 0) + 0.1) / rivals[kind]
+            likely = (prior.get(kind, 0) + 0.1) / alike[kind]
             return (1 + (kind in _OPENABLE)) / likely, memory.places.index(place)
 
         return ways[min(candidates, key=cost)]

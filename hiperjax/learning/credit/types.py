@@ -10,7 +10,7 @@ from hiperjax.estimator_options import EstimatorOptions
 
 
 class CreditInputs(NamedTuple):
-    """Scalars of a batch, `[B, T]` a turn and `[B]` a trajectory; masked slots are ignored.
+    """Scalars of a batch, `[B, T]` per turn and `[B]` per trajectory; masked slots are ignored.
 
     The optional fields serve the estimators that name them; a missing one is an error there.
     """
