@@ -314,7 +314,9 @@ def test_an_environment_that_raises_costs_its_episode_and_no_more(finished, tmp_
     with pytest.raises(TrainingStopped, match="of 6 episodes failed"):
         collect(run, Timer())
     assert run.checkpoints.exists(), "the state was saved before stopping"
-    run.components.rollout.workers = Failing(run.components.suite, 1)
+    components.rollout = dataclasses.replace(
+        components.rollout, workers=Failing(components.suite, 1)
+    )
     with pytest.raises(TrainingStopped, match=r"split unseen: 4 of 4 tasks .*none was played"):
         evaluate_and_save(run)
     assert run.best < 0, "nothing was played: no state is the best"
