@@ -1,4 +1,8 @@
-"""Console script `hiperjax`: one function per command; heavy imports wait until one is chosen."""
+"""Console script `hiperjax`: one function per command; heavy imports wait until one is chosen.
+
+A command's function reads its arguments and returns what is to be run, so that a command line can
+be checked without being run.
+"""
 
 import contextlib
 import dataclasses
@@ -10,12 +14,20 @@ import platform
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from hiperjax.commands.arguments import UsageError, call, parse, read_settings, split_preset
+from hiperjax.commands.arguments import (
+    Action,
+    UsageError,
+    bind,
+    parse,
+    read_settings,
+    split_preset,
+)
 from hiperjax.config import ConfigError, MeshConfig, RunConfig
 from hiperjax.presets import PRESETS
 from hiperjax.streams import protect_streams
@@ -23,11 +35,10 @@ from hiperjax.streams import protect_streams
 Positional = tyro.conf.Positional
 
 
-def train(args: Sequence[str]) -> int:
+def train(args: Sequence[str]) -> Action:
     """Train from a preset (first argument; default household-tiny), or --resume RUN."""
     if "--resume" in args:
         from hiperjax.training.run_folder import load_config
-        from hiperjax.training.trainer import train as run
 
         follows = args[args.index("--resume") + 1 :]
         named = bool(follows) and not follows[0].startswith("-")
@@ -45,42 +56,41 @@ def train(args: Sequence[str]) -> int:
             mesh: MeshConfig = own
             """Its own, unless others are given: a run may go on with other devices."""
 
-        wish = parse(Resume, args=args, prog="hiperjax train")
-        run(RunConfig(mesh=wish.mesh), resume=wish.resume, iterations=wish.iterations)
-        return 0
-    config = read_settings("train", args)
+        found = parse(Resume, args=args, prog="hiperjax train")
+        options = {"resume": found.resume, "iterations": found.iterations}
+        return partial(_train, RunConfig(mesh=found.mesh), **options)
+    return partial(_train, read_settings("train", args))
+
+
+def _train(config: RunConfig, **options: Any) -> None:
     from hiperjax.training.trainer import train as run
 
-    run(config)
-    return 0
+    run(config, **options)
 
 
-def imitate(args: Sequence[str]) -> int:
+def imitate(args: Sequence[str]) -> Action:
     """Only imitate the scripted expert, evaluate and save: train with no iterations."""
     config = dataclasses.replace(read_settings("imitate", args), iterations=0)
     if config.imitation.steps == 0:
         raise ConfigError("imitation.steps is 0; expected at least 1 to imitate")
-    from hiperjax.training.trainer import train as run
-
-    run(config)
-    return 0
+    return partial(_train, config)
 
 
-def evaluate(args: Sequence[str]) -> int:
+def evaluate(args: Sequence[str]) -> Action:
     """Success per task type of a run's policy on a full split."""
     from hiperjax.commands.evaluate import evaluate_run
 
-    return call(evaluate_run, args=args, prog="hiperjax evaluate") or 0
+    return bind(evaluate_run, args=args, prog="hiperjax evaluate")
 
 
-def play(args: Sequence[str]) -> int:
+def play(args: Sequence[str]) -> Action:
     """Play a game yourself, or watch the expert or a trained policy."""
     from hiperjax.commands.play import play_suite
 
-    return call(play_suite, args=args, prog="hiperjax play") or 0
+    return bind(play_suite, args=args, prog="hiperjax play")
 
 
-def presets(args: Sequence[str]) -> int:
+def presets(args: Sequence[str]) -> Action:
     """List the presets."""
 
     def show(name: Annotated[str | None, Positional] = None) -> None:
@@ -92,8 +102,7 @@ def presets(args: Sequence[str]) -> int:
             key, _ = split_preset([name])
             _print_settings(PRESETS[key][1])
 
-    call(show, args=args, prog="hiperjax presets")
-    return 0
+    return bind(show, args=args, prog="hiperjax presets")
 
 
 def _print_settings(config: object, prefix: str = "") -> None:
@@ -105,39 +114,39 @@ def _print_settings(config: object, prefix: str = "") -> None:
             print(f"{prefix}{field.name} = {value}")
 
 
-def _run_one_of(command: str, names: Sequence[str], args: Sequence[str]) -> int:
-    """Dispatch `hiperjax COMMAND NAME ...` to the function COMMAND_NAME ."""
+def _bind_one_of(command: str, names: Sequence[str], args: Sequence[str]) -> Action:
+    """`hiperjax COMMAND NAME ...`: the function COMMAND_NAME with its arguments."""
     if not args or args[0] not in names:
         found = repr(args[0]) if args else "nothing"
         raise UsageError(f"found {found}; expected one of {', '.join(names)}")
     module = importlib.import_module(f"hiperjax.commands.{command}")
     function = getattr(module, f"{command}_{args[0]}")
-    return call(function, args=args[1:], prog=f"hiperjax {command} {args[0]}") or 0
+    return bind(function, args=args[1:], prog=f"hiperjax {command} {args[0]}")
 
 
-def verify(args: Sequence[str]) -> int:
+def verify(args: Sequence[str]) -> Action:
     """Compare with recorded references: hae, alfworld, webshop or model."""
-    return _run_one_of("verify", ("hae", "alfworld", "webshop", "model"), args)
+    return _bind_one_of("verify", ("hae", "alfworld", "webshop", "model"), args)
 
 
-def games(args: Sequence[str]) -> int:
+def games(args: Sequence[str]) -> Action:
     """stats of a games folder, or generate games as files."""
-    return _run_one_of("games", ("stats", "generate"), args)
+    return _bind_one_of("games", ("stats", "generate"), args)
 
 
-def convert(args: Sequence[str]) -> int:
+def convert(args: Sequence[str]) -> Action:
     """Convert checkpoints: hf-to-orbax, orbax-to-hf, run-to-hf."""
     from hiperjax.commands.convert import convert as run
 
-    return call(run, args=args, prog="hiperjax convert")
+    return bind(run, args=args, prog="hiperjax convert")
 
 
-def plan(args: Sequence[str]) -> int:
+def plan(args: Sequence[str]) -> Action:
     """Memory and roofline times of a preset on a device, before anything is launched."""
     from hiperjax.commands.plan import plan_capacity
 
     @dataclasses.dataclass(frozen=True)
-    class Wish:
+    class PlanArgs:
         """What to plan for."""
 
         device: str
@@ -146,40 +155,44 @@ def plan(args: Sequence[str]) -> int:
         """Mean turns of an episode; none means 0.46 of the limit, as the official logs have it."""
 
     name, rest = split_preset(args)
-    wish, overrides = parse(Wish, args=rest, prog=f"hiperjax plan {name}", return_unknown_args=True)
+    prog = f"hiperjax plan {name}"
+    found, overrides = parse(PlanArgs, args=rest, prog=prog, return_unknown_args=True)
     config = read_settings("plan", [name, *overrides])
-    turns = 0.46 * (config.env.max_turns or 50) if wish.turns is None else wish.turns
-    print(plan_capacity(config, wish.device, vocab_size=128, turns=turns))
-    return 0
+    turns = 0.46 * (config.env.max_turns or 50) if found.turns is None else found.turns
+
+    def show() -> None:
+        print(plan_capacity(config, found.device, vocab_size=128, turns=turns))
+
+    return show
 
 
-def bench(args: Sequence[str]) -> int:
+def bench(args: Sequence[str]) -> Action:
     """Run some iterations of a run or preset and print where slots and seconds went."""
     from hiperjax.commands.bench import bench as run
 
-    return call(run, args=args, prog="hiperjax bench")
+    return bind(run, args=args, prog="hiperjax bench")
 
 
-def report(args: Sequence[str]) -> int:
+def report(args: Sequence[str]) -> Action:
     """One self-contained HTML page of one or several runs."""
     from hiperjax.commands.report import report as run
 
-    return call(run, args=args, prog="hiperjax report") or 0
+    return bind(run, args=args, prog="hiperjax report")
 
 
-def compare(args: Sequence[str]) -> int:
+def compare(args: Sequence[str]) -> Action:
     """Runs side by side: intervals, and differences paired by seed."""
     from hiperjax.commands.compare import compare as run
 
-    return call(run, args=args, prog="hiperjax compare") or 0
+    return bind(run, args=args, prog="hiperjax compare")
 
 
-def plot(args: Sequence[str]) -> int:
+def plot(args: Sequence[str]) -> Action:
     """Figures for papers: curves."""
-    return _run_one_of("plot", ("curves",), args)
+    return _bind_one_of("plot", ("curves",), args)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+COMMANDS: dict[str, Callable[[Sequence[str]], Action]] = {
     "train": train,
     "imitate": imitate,
     "evaluate": evaluate,
@@ -247,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(command: str, args: Sequence[str]) -> int:
     """The command's exit code; whatever a user or a machine got wrong is one line."""
     try:
-        return COMMANDS[command](args)
+        return COMMANDS[command](args)() or 0
     except (UsageError, ConfigError) as error:
         message, code = str(error), 2
     except OSError as error:

@@ -53,13 +53,13 @@ def test_a_console_that_is_a_fault_ends_nothing(tmp_path, monkeypatch, capsys):
 SPEAK = """
 import sys
 from hiperjax import cli
-def speak(args):
+def speak():
     for _ in range(20000):
         print("many words █")
     sys.stdout.flush()
     print("over", file=sys.stderr)
     return 0
-cli.COMMANDS["presets"] = speak
+cli.COMMANDS["presets"] = lambda args: speak
 sys.argv = ["hiperjax", "presets"]
 cli.entry()
 """

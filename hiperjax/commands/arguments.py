@@ -16,6 +16,9 @@ from hiperjax.config import RunConfig
 from hiperjax.presets import DEFAULT, PRESETS
 from hiperjax.validation import list_settings, validate
 
+Action = Callable[[], int | None]
+"""A command that knows its arguments; calling it runs it and gives its exit code, None being 0."""
+
 
 class UsageError(ValueError):
     """The command line asks for something that does not exist."""
@@ -125,14 +128,13 @@ def _shorten(box: str) -> str:
     return f"{' '.join(found).rstrip('.')}{hint}"
 
 
-def call(function: Callable[..., Any], **settings: Any) -> Any:
-    """Call a function with what the command line says of its arguments."""
-    given: list[tuple[Any, Any]] = []
+def bind(function: Callable[..., int | None], **settings: Any) -> Action:
+    """A function with what the command line says of its arguments, yet to be called."""
+    bound: list[Action] = []
 
     @functools.wraps(function)
     def note(*args: Any, **named: Any) -> None:
-        given.append((args, named))
+        bound.append(functools.partial(function, *args, **named))
 
     parse(note, **settings)
-    args, named = given[0]
-    return function(*args, **named)
+    return bound[0]
