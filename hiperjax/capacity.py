@@ -339,8 +339,8 @@ def plan(
       load: sizes of an iteration.
       critic: what the value heads stand on.
       reference: whether a KL term keeps the starting policy (adapters: the base itself, free).
-      reference_dtype: of that copy; default: the compute dtype.
-      frozen_dtype: of the base below adapters; default: the compute dtype.
+      reference_dtype: Dtype of that copy; default: the compute dtype.
+      frozen_dtype: Dtype of the base below adapters; default: the compute dtype.
 
     Raises:
       PlanError: an unknown device, a mesh that does not divide, adapters asked of a plain policy.

@@ -124,7 +124,7 @@ def read_json(path: str | pathlib.Path, *, cure: str) -> dict[str, Any]:
     """The JSON object in a file.
 
     Args:
-      path: of the file.
+      path: The file.
       cure: what to do where it is damaged; ends the error's line.
 
     Raises:

@@ -41,7 +41,7 @@ def check_estimator(
     Args:
       estimator: what to check; it need not be registered.
       options: what to check it under; default: a discount of 0.95.
-      seed: of the made-up batches.
+      seed: Seed of the made-up batches.
 
     Raises:
       AssertionError: the first thing that does not hold.

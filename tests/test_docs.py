@@ -65,9 +65,9 @@ def fill(command: str, run: pathlib.Path) -> list[str]:
     found = []
     for word in shlex.split(command):
         word = PLACEHOLDERS.get(word, word)
-        if word == "RUN":
+        if word in ("RUN", "RUN_FOLDER"):
             word = str(run)
-        elif re.fullmatch(r"[A-Z]+", word):
+        elif re.fullmatch(r"[A-Z_]+", word):
             word = str(run.parent / word.lower())
         if word:
             found.append(word)
@@ -78,7 +78,9 @@ def parse(command: str, run: pathlib.Path) -> None:
     """Parse a documented command; an unknown word of it ends in SystemExit or an error."""
     words = fill(command, run)
     if words[0] == "hiperjax":
-        assert callable(cli.COMMANDS[words[1]](words[2:]))
+        read = cli.COMMANDS[words[1]]
+        if words[2:] not in ([], ["--help"]):  # else it is only named
+            assert callable(read(words[2:]))
     else:
         module = importlib.import_module(words[2])
         if hasattr(module, "parse_args"):

@@ -29,6 +29,11 @@ RECORD = ROOT / "experiments" / "results" / "turn.json"
 PICTURE = ROOT / "docs" / "img" / "turn.svg"
 STREAMS = ("term", "high", "low")
 """In the order of the reply's blocks."""
+ROLES = {
+    "term": "planner: keep the subgoal or switch it?",
+    "high": "planner: the subgoal in force",
+    "low": "executor: the command sent to the world",
+}
 COLORS = {"term": "#7c3aed", "high": "#b45309", "low": "#0369a1"}
 INK, FAINT, LINE = "#1f2937", "#6b7280", "#d1d5db"
 SEGMENTS, LONGEST = 3, 12
@@ -146,15 +151,15 @@ def draw_reply(turn: dict[str, Any]) -> Iterator[str]:
     """Middle and right: each block of the reply, and the advantage on its tokens."""
     yield text(386, 30, "reply: planner (switch, subgoal) and executor (action)", color=FAINT)
     yield text(740, 30, "advantage of these tokens", color=FAINT)
-    said = {"term": "A_term", "high": "A_high", "low": "A_low"}
     for i, (stream, block) in enumerate(zip(STREAMS, split_blocks(turn["reply"]), strict=True)):
         y, color = 40 + 88 * i, COLORS[stream]
         yield box(386, y, 314, 74, line=color)
         for j, line in enumerate(textwrap.wrap(block, 38, break_on_hyphens=False)[:3]):
-            yield text(398, y + 22 + 18 * j, line, size=12, color=color, extra='class="m"')
+            yield text(398, y + 24 + 18 * j, line, size=12, color=color, extra='class="m"')
+        yield text(398, y + 62, ROLES[stream], size=11, color=FAINT)
         yield arrow(702, y + 37, 738, color)
         yield box(740, y, 200, 74, line=color)
-        yield text(752, y + 30, f"{said[stream]} = {turn[f'adv_{stream}']:+.3f}", size=18,
+        yield text(752, y + 30, f"A_{stream} = {turn[f'adv_{stream}']:+.3f}", size=18,
                    color=color)  # fmt: skip
         value = turn[f"v_{stream}"]
         yield text(752, y + 54, f"return {value + turn[f'adv_{stream}']:.3f} - value {value:.3f}",
@@ -180,9 +185,13 @@ def draw_episode(turns: Sequence[dict[str, Any]], chosen: int) -> Iterator[str]:
                     f'height="{max(abs(height), 1):.1f}" fill="{COLORS[stream]}" '
                     f'opacity="{1 if t == chosen else 0.45}" />'
                 )
+    for t, turn in enumerate(turns):
+        lines = textwrap.wrap(turn["action"], max(8, int(width / 5.6)))[:2]
+        for i, line in enumerate(lines):
+            yield text(100 + width * (t + 0.15), 484 + 12 * i, line, size=10)
     yield from draw_segments(turns, width)
     yield (
-        f'<rect x="{100 + width * chosen:.1f}" y="334" width="{width:.1f}" height="144" rx="4" '
+        f'<rect x="{100 + width * chosen:.1f}" y="334" width="{width:.1f}" height="168" rx="4" '
         f'fill="none" stroke="{INK}" stroke-dasharray="3 3" />'
     )
 
@@ -192,13 +201,13 @@ def draw_segments(turns: Sequence[dict[str, Any]], width: float) -> Iterator[str
     starts = [t for t, turn in enumerate(turns) if turn["boundary"]]
     for start, end in zip(starts, [*starts[1:], len(turns)], strict=True):
         x, w = 100 + width * start + 2, width * (end - start) - 4
-        yield box(x, 486, w, 40, fill="#f3f4f6")
-        lines = textwrap.wrap(turns[start]["subgoal"], max(8, int(w / 6.6)))[:2]
-        for i, line in enumerate(lines):
-            yield text(x + 6, 502 + 15 * i, line, size=11)
+        yield box(x, 508, w, 24, fill="#f3f4f6")
+        subgoal = textwrap.shorten(turns[start]["subgoal"], max(8, int(w / 6)), placeholder="...")
+        yield text(x + 8, 524, subgoal, size=12)
     reward = sum(turn["reward"] for turn in turns)
-    yield text(20, 510, "subgoal", color=FAINT)
-    yield text(940, 545, f"reward {reward:g} at the last turn", size=12, color=FAINT,
+    yield text(20, 488, "action", color=FAINT)
+    yield text(20, 524, "subgoal", color=FAINT)
+    yield text(940, 551, f"reward {reward:g} at the last turn", size=12, color=FAINT,
                extra='text-anchor="end"')  # fmt: skip
 
 

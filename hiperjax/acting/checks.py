@@ -33,10 +33,10 @@ def check_collector(
 
     Args:
       collector: what is checked.
-      params: of the policy, as its `collect` takes them.
+      params: Parameters of the policy, as its `collect` takes them.
       task_ids: at least two tasks that its suite can open, all different.
-      key: of sampling.
-      temperature: of sampling.
+      key: Key for sampling.
+      temperature: Sampling temperature.
 
     Raises:
       AssertionError: what was found, what was expected.

@@ -20,7 +20,7 @@ class RolloutResult:
     """What was played, what was lost, and what it cost."""
 
     trajectories: list[Trajectory]
-    """in the order of the tasks asked for, failed episodes left out"""
+    """episodes in the order of the tasks asked for, failed ones left out"""
     failures: list[EnvFailure]
     """episodes lost to an environment that raised, or to a prompt too long; in any order"""
     stats: RolloutStats

@@ -13,23 +13,23 @@ LONG_CACHE = 512
 
 @dataclasses.dataclass
 class RolloutStats:
-    """What a rollout cost, in tokens and slots of tokens. A slot is one place of a batch in one
-    pass: useful, or padding, or at rest."""
+    """What a rollout cost, in tokens and slots of tokens. A slot is one position of a batch in one
+    pass: useful, or padding, or idle."""
 
     prompt_tokens: int = 0
     shared_tokens: int = 0
-    """of those, tokens of the shared prefix that were not computed again"""
+    """prompt tokens of the shared prefix, which were not computed again"""
     prefill_slots: int = 0
     """token slots the prefills computed"""
     prefill_bucket_pad: int = 0
-    """of those, beyond the end of a prompt"""
+    """prefill slots beyond the end of a prompt"""
     prefill_row_pad: int = 0
-    """of those, rows of no prompt"""
+    """prefill slots in rows without a prompt"""
     reply_tokens: int = 0
     decode_slots: int = 0
     """slot-steps the decode chunks computed"""
     decode_tokens: int = 0
-    """of those, the ones that drew a token of a reply (its first is drawn in the prefill)"""
+    """decode slots that drew a token of a reply (its first is drawn in the prefill)"""
     dropped_history: int = 0
     """turns of history dropped to make prompts fit"""
     trimmed_prompts: int = 0

@@ -65,7 +65,7 @@ class Openings:
     """The prompts that were prefilled last, for other episodes of the same tasks; for all lanes."""
 
     rows: dict[tuple[int, ...], int] = dataclasses.field(default_factory=dict)
-    """of each prompt"""
+    """row of each prompt"""
     opening: Opening | None = None
 
 
@@ -149,7 +149,7 @@ class Lane(Generic[Owner]):
         """Prefill the prompts that wait and dispatch a chunk of decoding; does not block.
 
         A group that is not full waits for the next chunk, as long as enough other replies are under
-        way to fill it soon: a row of padding costs more than some steps of a slot at rest.
+        way to fill it soon: a row of padding costs more than some steps of an idle slot.
         """
         if self._openings is not None:
             self._copy_openings()

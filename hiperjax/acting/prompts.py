@@ -27,7 +27,7 @@ class Cuts(NamedTuple):
     history: int
     """turns"""
     tokens: int
-    """of the observation, besides"""
+    """tokens cut from the observation, besides"""
 
 
 NO_CUTS = Cuts(0, 0)

@@ -43,7 +43,7 @@ class PlayedEpisode(EpisodeRecorder):
     """slot of its environment among the workers'"""
     writer: WindowWriter
     prompt: Prompt | None = None
-    """of the turn under way"""
+    """prompt of the turn under way"""
 
 
 ReplyParser = Callable[[PlayedEpisode, np.ndarray], Blocks]

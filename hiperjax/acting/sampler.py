@@ -303,7 +303,7 @@ def advance(
             params, config, s.token, s.position, s.cache, prefix=prefix, attend_to=attend_to
         )
         token, logprob = draw(logits(params, config, hidden), s.keys, s.count, temperature, top_p)
-        # A slot at rest writes past the end, which drops it.
+        # An idle slot writes past the end, which drops it.
         at = jnp.where(s.live, s.count, limit)
         count = s.count + s.live
         return step + 1, SamplerState(

@@ -30,10 +30,10 @@ def convert(
     """Convert a checkpoint folder; what is exported loads in transformers.
 
     Args:
-      direction: from what to what; a run's policy is exported with its adapters merged.
+      direction: Formats from and to; a run's policy is exported with its adapters merged.
       source: folder to read.
       target: folder to write; must be new or empty.
-      which: of a run's states.
+      which: Which of a run's states.
     """
     from hiperjax.models.convert import convert_hf_to_orbax, convert_orbax_to_hf
 

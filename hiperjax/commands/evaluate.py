@@ -42,8 +42,8 @@ def evaluate_run(
       target: a run folder; or the name of a suite, with --policy script.
       split: split of the run's suite; default: the one that chose its best checkpoint.
       which: the run's best state, its last, or the one training started from.
-      temperature: of sampling; default: as in the run's own evaluations (0 is greedy).
-      seed: of sampling.
+      temperature: Sampling temperature; default: as in the run's own evaluations (0 is greedy).
+      seed: Seed for sampling.
       max_tasks: only the first so many tasks of the split.
       out: also write the result there, as JSON.
       policy: the run's, or the suite's scripted baselines.

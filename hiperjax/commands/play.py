@@ -46,9 +46,9 @@ def play_suite(
       options: other options of the suite, each KEY=VALUE.
       split: split the task is from; default: the suite's last.
       number: number of the task in its split.
-      temperature: of the watched policy; 0 is greedy.
+      temperature: Sampling temperature of the watched policy; 0 is greedy.
       delay: seconds between turns, when watching.
-      show_context: of the watched policy: the prompt as it sees it, turn by turn.
+      show_context: Also print the watched policy's prompt as it sees it, turn by turn.
     """
     if run is not None:
         _watch_policy(run, split, number, temperature, delay, show_context)

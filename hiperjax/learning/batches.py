@@ -20,7 +20,7 @@ class Scores(NamedTuple):
     final_hidden: Float[Array, "B D"]
     """hidden state at the end of the prompt after the last turn"""
     logprobs: Float[Array, "N R"]
-    """under the policy, of the rows that are `scored`"""
+    """log-probs under the policy, of the rows that are `scored`"""
     scored: Bool[Array, " N"]
     ref_logprobs: Float[Array, "N R"]
     rescored: Bool[Array, ""]

@@ -18,7 +18,7 @@ from hiperjax.types import Sequences, TurnRows
 class ImitationState(NamedTuple):
     policy: Params
     optimizer: Any
-    """of what is trained: all of the policy, or its adapters"""
+    """optimizer state of what is trained: all of the policy, or its adapters"""
 
 
 def start_imitation(

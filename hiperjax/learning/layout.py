@@ -92,7 +92,7 @@ def lay_out(
       sizes: tokens of each window.
       length: tokens per sequence; grows to a multiple of 16 that holds the longest window.
       per_sequence: rows per sequence at most; no window has more.
-      rows: of each window; None: one each.
+      rows: Rows of each window; None: one each.
       seed: order of windows of equal length.
     """
     length = max(length, round_up(max(sizes, default=1), 16))

@@ -19,7 +19,7 @@ class LossInputs(NamedTuple):
     logprobs: Float[Array, "*n R"]
     old_logprobs: Float[Array, "*n R"]
     ref_logprobs: Float[Array, "*n R"]
-    """under the reference policy; equal to `logprobs` where there is none"""
+    """log-probs under the reference policy; equal to `logprobs` where there is none"""
     entropy: Float[Array, "*n R"]
     advantage: Float[Array, "*n R"]
     mask: Bool[Array, "*n R"]
@@ -115,7 +115,7 @@ def switch_rate_loss(
     metric is this micro-batch's share of the true squared distance.
 
     Args:
-      logprobs: of the reply tokens.
+      logprobs: Log-probs of the reply tokens.
       switch_tokens: the tokens of the switch block.
       switched: whether the block says SWITCH.
       counted: rows that had the choice (not turn 0, well-formed).

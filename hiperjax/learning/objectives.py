@@ -33,9 +33,9 @@ def policy_objective(
     """PPO, its KL and entropy terms, and the switch-rate regularizer.
 
     Args:
-      logprobs, entropy: of the reply tokens under the policy that learns.
+      logprobs, entropy: Log-probs and entropies of the reply tokens under the policy that learns.
       part: the micro-batch.
-      counts: of its whole minibatch.
+      counts: Counts of its whole minibatch.
     """
     inputs = LossInputs(
         logprobs=logprobs,

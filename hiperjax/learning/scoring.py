@@ -47,9 +47,9 @@ def score_batch(
         policy read, where its trunk does not run over all of them anyway.
       policy: parameters and shape.
       critic: the trunk the value heads read; None: the policy's.
-      reference: of the KL term.
+      reference: Reference policy of the KL term.
       heads: read before every reply token too, for token-level estimators.
-      temperature: of the policy.
+      temperature: Temperature of the policy.
       size: sequences at once.
     """
     sequences, rows, grid, count = batch

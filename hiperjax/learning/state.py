@@ -45,7 +45,7 @@ class TrainState(NamedTuple):
     policy: Params
     """float32 masters; below adapters a frozen base, in the compute dtype"""
     optimizer: PyTree
-    """of what is trained: all of the policy, or its adapters"""
+    """optimizer state of what is trained: all of the policy, or its adapters"""
     critic: CriticState
     reference: Params | None
     """frozen parameters of the KL term, in the compute dtype; None where it is off, and with

@@ -55,7 +55,7 @@ def load_checkpoint(
 
     Args:
       folder: Hugging Face or Orbax.
-      dtype: of the parameters; default: float32 from Hugging Face, else as stored.
+      dtype: Dtype of the parameters; default: float32 from Hugging Face, else as stored.
       shardings: one `Sharding` a leaf; default: the first device.
     """
     folder = pathlib.Path(folder).absolute()

@@ -60,7 +60,7 @@ class _Context(NamedTuple):
     query_position: Int[Array, "N Q"]
     key_position: Int[Array, "N K"]
     mask: Bool[Array, "N Q K"] | None
-    """of the row's own keys"""
+    """mask of the row's own keys"""
     lengths: Int[Array, " N"] | None
     """instead of a mask"""
 

@@ -190,7 +190,7 @@ def save_params(
     Every process of a run must call it; the first one writes. Merge adapters before.
 
     Args:
-      dtype: of the tensors written; default: the parameters' own.
+      dtype: Dtype of the tensors written; default: the parameters' own.
       tokenizer: folder whose tokenizer files are copied beside.
     """
     if config.lora_rank:

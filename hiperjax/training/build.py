@@ -325,7 +325,7 @@ def restore_run(
     """The agent of a run folder and one of its saved states, whatever mesh it was trained on.
 
     Args:
-      folder: of the run.
+      folder: The run's folder.
       which: state.
       mesh: default: the run's own where it divides the devices at hand, else one device.
 

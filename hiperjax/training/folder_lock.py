@@ -30,7 +30,7 @@ class Holder:
 
     host: str
     namespace: str
-    """of process ids: a container has its own"""
+    """namespace of process ids: a container has its own"""
     pid: int
     started: str
     """when the process started, by the machine's own clock of this boot"""

@@ -41,7 +41,7 @@ class Run:
     recorder: Recorder | Unrecorded
     progress: Progress
     lock: FolderLock | None
-    """of the folder; held by the first process"""
+    """lock of the folder; held by the first process"""
     state: TrainState
     iteration: int
     """iterations done"""

@@ -1,9 +1,9 @@
 """The waste ledger: where an iteration's token slots and seconds went, so that the parts sum up.
 
-A token slot is one place of a batch in one pass of a model: it computes a token that counts, or one
-that was computed before, or nothing anybody wants. Seconds of a phase on the device are booked to
-the kinds of its slots in proportion to their number; what environments, host, compiler, checkpoints
-and evaluation took is measured by the clock.
+A token slot is one position of a batch in one pass of a model: it computes a token that counts, or
+one that was computed before, or nothing that is used. Seconds of a phase on the device are divided
+among the kinds of its slots in proportion to their number; what environments, host, compiler,
+checkpoints and evaluation took is measured by the clock.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ from hiperjax.acting.lane_sizes import RolloutStats
 from hiperjax.types import PackedBatch
 
 KINDS = ("useful", "recomputed", "bucket_pad", "row_pad", "dead")
-"""Of token slots: tokens that count; copies of the shared prefix; places after the end of a prompt
-or packed sequence; rows or sequences of nothing; decode steps of a slot at rest."""
+"""Kinds of token slots: tokens that count; copies of the shared prefix; positions after the end of
+a prompt or packed sequence; empty rows or sequences; decode steps of an idle slot."""
 PHASES = ("prefill", "decode", "score", "update")
 CLOCKED = ("environment", "host", "compile", "checkpoint", "evaluate")
 
@@ -73,11 +73,11 @@ class Ledger:
     """One iteration's books."""
 
     slots: Mapping[str, Slots]
-    """by phase"""
+    """slots by phase"""
     seconds: Mapping[str, float]
-    """by kind; they sum to the whole"""
+    """seconds by kind; they sum to the whole"""
     device: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """of those seconds, the device's: rollout (prefill and decode), update (scores as well)"""
+    """the device's share of those seconds: rollout (prefill and decode), update (scores as well)"""
     turns: int = 0
     """turns that were collected and learned from"""
 
@@ -106,7 +106,7 @@ def build_ledger(
     """Book an iteration.
 
     Args:
-      slots: of every phase.
+      slots: Slots of every phase.
       seconds: measured by the clock, for the kinds in `CLOCKED`.
       device: seconds on the device of `rollout` (prefill and decode together) and `update` (scores
         and update together).

@@ -28,14 +28,14 @@ def gather_inputs(
     """Values on the grid, shaped rewards and bootstraps: all an estimator may ask for.
 
     Args:
-      heads: of the critic.
+      heads: Value heads of the critic.
       features: what each head reads of each row.
       final_features: what the heads read after the last turn of each episode.
       batch: what was collected.
       token_values: before each reply token, for estimators that work token by token.
       reward_scale: multiplies the environment's reward.
       bootstrap: value the state after a truncated episode's last turn; else it counts as zero.
-      penalties: of `shape_rewards`.
+      penalties: Penalties, as `shape_rewards` takes them.
 
     Returns:
       The inputs, and the terms of the shaped reward by name.

@@ -55,7 +55,7 @@ def check_choice(
     """The estimator of a name, if a run can train with it.
 
     Args:
-      name: of the estimator.
+      name: Name of the estimator.
       group_size: episodes of one task.
       critic: kind of critic.
       milestones_of: name of a suite that reports no milestones; None: it reports them.

@@ -90,7 +90,7 @@ class Credit(NamedTuple):
     fit_high: Bool[Array, "B T"]
     fit_term: Bool[Array, "B T"]
     tokens: TokenCredit | None = None
-    """of token-level estimators, whose turn advantages are the means of their tokens'"""
+    """credit of token-level estimators, whose turn advantages are the means of their tokens'"""
 
     def by_turn(self) -> dict[str, Any]:
         """The fields `[B, T]` by name."""
