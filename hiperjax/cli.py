@@ -180,6 +180,13 @@ def report(args: Sequence[str]) -> Action:
     return bind(run, args=args, prog="hiperjax report")
 
 
+def watch(args: Sequence[str]) -> Action:
+    """A run under way: on the console, and as a page on this machine."""
+    from hiperjax.commands.watch import watch as run
+
+    return bind(run, args=args, prog="hiperjax watch")
+
+
 def compare(args: Sequence[str]) -> Action:
     """Runs side by side: intervals, and differences paired by seed."""
     from hiperjax.commands.compare import compare as run
@@ -204,6 +211,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Action]] = {
     "plan": plan,
     "bench": bench,
     "report": report,
+    "watch": watch,
     "compare": compare,
     "plot": plot,
 }

@@ -1,17 +1,16 @@
 """Run folders as they are found, matched and compared: whole, cut, damaged, of older versions."""
 
-import dataclasses
 import json
 import math
 import pathlib
 
 import pytest
+from helpers.run_folders import write_run
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hiperjax.config import ConfigError
 from hiperjax.intervals import interval_of_mean, wilson_interval
-from hiperjax.presets import PRESETS
 from hiperjax.report.alarms import find_alarms
 from hiperjax.report.charts import Chart, Line, draw, split_bar, ticks
 from hiperjax.report.comparison import compare_runs
@@ -19,25 +18,6 @@ from hiperjax.report.comparison_text import render_json, render_markdown, render
 from hiperjax.report.groups import band_of, differing_settings, group_runs
 from hiperjax.report.run_data import LinesFile, NotARun, RunData, RunReader, open_runs, read_runs
 from hiperjax.report.text import show
-
-
-def write_run(folder: pathlib.Path, rates=(0.25, 0.5, 0.75), seed=1, trials=8, **credit):
-    """A run of one evaluation per iteration."""
-    config = dataclasses.replace(PRESETS["household-tiny"][1], seed=seed, iterations=4, out=folder)
-    config = dataclasses.replace(config, credit=dataclasses.replace(config.credit, **credit))
-    folder.mkdir(parents=True)
-    settings = json.dumps(dataclasses.asdict(config), default=str)
-    (folder / "config.json").write_text(settings)
-    with (folder / "metrics.jsonl").open("w") as file:
-        for i, rate in enumerate(rates):
-            record = {"iteration": i, "eval/test/success": rate, "switch_share": 0.2,
-                      "episode_length": 9.0}  # fmt: skip
-            file.write(json.dumps(record) + "\n")
-    with (folder / "evaluations.jsonl").open("w") as file:
-        for i, rate in enumerate(rates):
-            tallies = {"success": [round(rate * trials), trials]}
-            file.write(json.dumps({"iteration": i, "split": "test", "tallies": tallies}) + "\n")
-    return folder
 
 
 def test_counts_are_read_exactly_or_bounded(tmp_path):
@@ -153,8 +133,10 @@ def test_runs_are_matched_by_what_they_differ_in(tmp_path):
 
 
 def test_differences_are_paired_by_seed(tmp_path):
-    first = [write_run(tmp_path / f"a{s}", (0.2, r), s, 10) for s, r in ((1, 0.5), (2, 0.3))]
-    other = [write_run(tmp_path / f"b{s}", (0.2, r), s, 10, estimator="flat_gae")
+    first = [
+        write_run(tmp_path / f"a{s}", (0.2, r), seed=s, trials=10) for s, r in ((1, 0.5), (2, 0.3))
+    ]
+    other = [write_run(tmp_path / f"b{s}", (0.2, r), seed=s, trials=10, estimator="flat_gae")
              for s, r in ((2, 0.4), (1, 0.8), (3, 0.9))]  # fmt: skip
     found = compare_runs(read_runs([*first, *other]))
     (difference,) = found.differences

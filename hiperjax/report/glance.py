@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from hiperjax.intervals import wilson_interval
 from hiperjax.report.alarms import find_alarms
 from hiperjax.report.charts import Share, label, split_bar
-from hiperjax.report.run_data import Counts, RunData
+from hiperjax.report.run_data import Counts, Point, RunData, curve_of
 from hiperjax.report.text import show_line
 
 PHASES = ("prefill", "decode", "score", "update")
@@ -98,11 +98,12 @@ def total_seconds(run: RunData) -> float:
     """Wall seconds of all recorded iterations."""
     ledger = [n for r in run.timings for n in r if n.startswith("ledger/")]
     names = dict.fromkeys(ledger)
-    return sum(value for name in names for _, value in _timing(run, name))
+    return sum(value for name in names for _, value in timing_curve(run, name))
 
 
-def _timing(run: RunData, name: str) -> list[tuple[int, float]]:
-    return dataclasses.replace(run, metrics=run.timings).curve(name)
+def timing_curve(run: RunData, name: str) -> list[Point]:
+    """Seconds of one phase or kind by iteration."""
+    return curve_of(run.timings, name)
 
 
 def show_seconds(seconds: float) -> str:
@@ -117,7 +118,7 @@ def _seconds(run: RunData) -> Bar:
     """Seconds of the whole run by kind."""
     names = dict.fromkeys(n for r in run.timings for n in r if n.startswith("ledger/"))
     parts = [
-        (name.removeprefix("ledger/"), sum(v for _, v in _timing(run, name))) for name in names
+        (name.removeprefix("ledger/"), sum(v for _, v in timing_curve(run, name))) for name in names
     ]
     return Bar("seconds", split_bar([(show_line(n, 30), s) for n, s in parts]), "s")
 

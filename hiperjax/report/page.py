@@ -12,24 +12,32 @@ import jinja2
 from hiperjax.report.charts import COLORS
 from hiperjax.report.comparison import compare_runs
 from hiperjax.report.comparison_text import differences_of, means_of, rows_of, settings_of
+from hiperjax.report.credit_again import add_estimators
 from hiperjax.report.glance import glance_at
 from hiperjax.report.groups import group_runs
 from hiperjax.report.panels import build_sections
 from hiperjax.report.run_data import RunData
 from hiperjax.report.text import show, show_line
+from hiperjax.report.timelines import build_timelines, recorded_episodes, tabulate_subgoals
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
 SETTINGS = 400
 """Settings listed at most."""
 
 
-def render_page(runs: Sequence[RunData], *, episodes: Sequence[dict[str, Any]] = (),
-                live: bool = False) -> str:  # fmt: skip
+def render_page(
+    runs: Sequence[RunData],
+    *,
+    episodes: Sequence[dict[str, Any]] = (),
+    notes: Sequence[str] = (),
+    live: bool = False,
+) -> str:
     """HTML that needs nothing else.
 
     Args:
       runs: to show over one another.
       episodes: as `timelines` makes them.
+      notes: what of them was left out.
       live: served by `watch`: the page asks for news and reloads itself.
     """
     style, script = ((TEMPLATES / f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
@@ -55,9 +63,31 @@ def render_page(runs: Sequence[RunData], *, episodes: Sequence[dict[str, Any]] =
             differing=settings_of(comparison) if comparison and comparison.settings else None,
             settings=[] if comparison else sorted(runs[0].settings.items())[:SETTINGS],
             episodes=episodes,
+            notes=notes,
+            subgoals=[(run.name, *found) for run in runs if (found := tabulate_subgoals(run))],
             data=embed({"episodes": list(episodes), "live": live}),
         )
     )
+
+
+def render_runs(
+    runs: Sequence[RunData], *, estimators: Sequence[str] = (), live: bool = False
+) -> str:
+    """The page with the runs' recorded episodes.
+
+    Args:
+      runs: to show over one another.
+      estimators: under which advantages are shown beside the run's own.
+      live: as in `render_page`.
+
+    Raises:
+      ConfigError: there is no such estimator.
+    """
+    chosen = recorded_episodes(runs)
+    if estimators:
+        chosen = add_estimators(chosen, estimators)
+    episodes, notes = build_timelines(chosen, name_runs=len(runs) > 1)
+    return render_page(runs, episodes=episodes, notes=notes, live=live)
 
 
 def _environment() -> jinja2.Environment:

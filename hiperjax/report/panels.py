@@ -90,7 +90,7 @@ def build_sections(groups: Sequence[Group]) -> list[Section]:
 
 
 def _is_elsewhere(name: str) -> bool:
-    return name.startswith(("eval/", "compare/", "waste/", "segments_"))
+    return name.startswith(("eval/", "compare/", "lab/", "waste/", "segments_"))
 
 
 def _runs(groups: Sequence[Group]) -> Iterator[RunData]:
@@ -104,7 +104,7 @@ def _names(groups: Sequence[Group]) -> list[str]:
 def chart_scalar(groups: Sequence[Group], wish: Wish, *, wide: bool = False) -> Chart | None:
     """One scalar: a line per group with the range of its runs; single runs faint behind it."""
     lines, areas = [], []
-    dots = wish.name.startswith(("eval/", "compare/"))
+    dots = wish.name.startswith(("eval/", "compare/", "lab/"))
     for group in groups:
         curves = [c for run in group.runs if (c := run.curve(wish.name))]
         if not curves:

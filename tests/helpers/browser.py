@@ -30,7 +30,10 @@ def find_chromium() -> str | None:
 
 
 class Page:
-    """One page under control; `requests` holds the address of whatever it asked for."""
+    """One page under control.
+
+    `requests` holds the address of whatever it asked for, `blocked` of what its own policy stopped.
+    """
 
     def __init__(self, address: str):
         host, _, path = address.removeprefix("ws://").partition("/")
@@ -46,7 +49,9 @@ class Page:
             pass
         self._number = 0
         self.requests: list[str] = []
+        self.blocked: list[str] = []
         self.messages: list[str] = []
+        self._addresses: dict[str, str] = {}
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
 
@@ -63,7 +68,10 @@ class Page:
     def _note(self, message: dict[str, Any]) -> None:
         method, found = message.get("method"), message.get("params", {})
         if method == "Network.requestWillBeSent":
+            self._addresses[found["requestId"]] = found["request"]["url"]
             self.requests.append(found["request"]["url"])
+        elif method == "Network.loadingFailed" and found.get("blockedReason") == "csp":
+            self.blocked.append(self._addresses[found["requestId"]])
         elif method == "Runtime.exceptionThrown":
             self.messages.append(json.dumps(found["exceptionDetails"]))
         elif method == "Runtime.consoleAPICalled":
