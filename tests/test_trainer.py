@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiperjax.commands.convert import export_run
+from hiperjax.commands.convert import export_adapters, export_run
 from hiperjax.commands.evaluate import evaluate_run
 from hiperjax.config import (
     ConfigError,
@@ -211,6 +211,18 @@ def test_a_run_starts_from_a_hugging_face_folder_and_outlives_it(published, tmp_
     assert dataclasses.replace(components.model, lora_alpha=shape.lora_alpha) == shape
     for a, b in zip(jax.tree.leaves(state.policy), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_adapters_alone_are_exported_beside_the_folder_they_are_of(published, adapted, tmp_path):
+    config = from_folder(published, tmp_path / "run", lora_rank=2)
+    run = train(dataclasses.replace(config, critic=lora(tmp_path).critic))
+    export_adapters(run, tmp_path / "peft", which="last")
+    described = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert described["r"] == 2 and described["base_model_name_or_path"] == str(published)
+    assert (tmp_path / "peft" / "adapter_model.safetensors").is_file()
+    with pytest.raises(ModelError, match="no base in a folder; export it whole"):
+        export_adapters(adapted, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def truncate(folder):

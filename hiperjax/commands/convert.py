@@ -5,12 +5,16 @@ import math
 import pathlib
 from typing import Annotated, Literal
 
+import jax
+import jax.numpy as jnp
 import tyro
 
 from hiperjax.files import new_folder
-from hiperjax.models.lora import base_config, merge_adapters
+from hiperjax.models.errors import ModelError
+from hiperjax.models.lora import base_config, merge_adapters, partition
+from hiperjax.models.peft import save_adapters
 from hiperjax.models.transformer import Params, TransformerConfig, cast_params
-from hiperjax.models.weights import save_heads, save_params
+from hiperjax.models.weights import load_params, save_heads, save_params
 from hiperjax.training.build import restore_run
 from hiperjax.training.checkpoint import Which
 from hiperjax.training.run_folder import TOKENIZER
@@ -19,29 +23,36 @@ Positional = tyro.conf.Positional
 Folder = Annotated[pathlib.Path, Positional]
 
 
+Direction = Literal["hf-to-orbax", "orbax-to-hf", "gguf-to-hf", "run-to-hf", "run-to-peft"]
+
+
 def convert(
-    direction: Annotated[Literal["hf-to-orbax", "orbax-to-hf", "run-to-hf"], Positional],
+    direction: Annotated[Direction, Positional],
     source: Folder,
     target: Folder,
     /,
     *,
     which: Which = "best",
 ) -> int:
-    """Convert a checkpoint folder; what is exported loads in transformers.
+    """Convert a checkpoint; what is exported loads in transformers (or PEFT).
 
     Args:
-      direction: Formats from and to; a run's policy is exported with its adapters merged.
-      source: folder to read.
-      target: folder to write; must be new or empty.
+      direction: Formats from and to; run-to-hf merges a run's adapters, run-to-peft exports them.
+      source: Folder, or GGUF file, to read.
+      target: Folder to write; must be new or empty.
       which: Which of a run's states.
     """
-    from hiperjax.models.convert import convert_hf_to_orbax, convert_orbax_to_hf
-
-    if direction == "run-to-hf":
-        export_run(source, target, which=which)
+    if direction.startswith("run-to-"):
+        export = export_run if direction == "run-to-hf" else export_adapters
+        export(source, target, which=which)
         print(f"{source}, {which} state -> {target}")
         return 0
-    run = convert_hf_to_orbax if direction == "hf-to-orbax" else convert_orbax_to_hf
+    if direction == "gguf-to-hf":
+        from hiperjax.models.gguf import convert_gguf_to_hf as run
+    elif direction == "hf-to-orbax":
+        from hiperjax.models.convert import convert_hf_to_orbax as run
+    else:
+        from hiperjax.models.convert import convert_orbax_to_hf as run
     run(source, target)
     print(f"{source} -> {target}")
     return 0
@@ -69,8 +80,31 @@ def _write_policy(run: pathlib.Path, target: pathlib.Path, which: Which) -> None
         save_heads(state.critic.heads, target)
 
 
+def export_adapters(run: pathlib.Path, target: pathlib.Path, *, which: Which = "best") -> None:
+    """Write a run's adapters alone, as a folder of the PEFT library, beside the base they are of.
+
+    Raises:
+      FileExistsError: the target holds something.
+      ModelError: the run has no adapters, or their base lies in no folder.
+    """
+    with new_folder(target) as partial:
+        components, state = restore_run(run, which)
+        base = components.config.model.folder
+        if not components.model.lora_rank or base is None:
+            lack = "base in a folder" if components.model.lora_rank else "adapters"
+            raise ModelError(f"{run}: its policy has no {lack}; export it whole: run-to-hf")
+        frozen = partition(state.policy)[1]
+        published = load_params(base, base_config(components.model), dtype=components.model.dtype)
+        if not all(jax.tree.leaves(jax.tree.map(jnp.array_equal, frozen, published))):
+            raise ModelError(
+                f"{run}: the base of its adapters is no longer {base}: what imitation or another "
+                "run had learned was merged into it; export it whole: run-to-hf"
+            )
+        save_adapters(state.policy, components.model, partial, base=str(base))
+
+
 def spell_out(params: Params, config: TransformerConfig) -> tuple[Params, TransformerConfig]:
-    """The same function without `embedding_scale`, for which Qwen2 has no word.
+    """The same function without `embedding_scale`, for which no published family has a word.
 
     The scale goes into the embedding, and the output projection keeps the embedding as it was.
     """

@@ -8,6 +8,7 @@ never needs more host memory than one leaf's shard.
 import functools
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -54,6 +55,10 @@ _LAYER = {
 }
 
 
+_KINDS = {"kernel": "weight", "lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
+"""Matrices: published as what maps a column to a column, transposed."""
+
+
 class _Source(NamedTuple):
     """The published tensors that make up one leaf: one, or one per layer to be stacked."""
 
@@ -69,11 +74,11 @@ def _layer_name(path: tuple[str, ...]) -> str:
         return _LAYER[name]
     module, projection, kind = path
     owner = {"attention": "self_attn", "mlp": "mlp"}[module]
-    return f"{owner}.{projection}_proj.{'weight' if kind == 'kernel' else kind}"
+    return f"{owner}.{projection}_proj.{_KINDS.get(kind, kind)}"
 
 
 def _source(path: tuple[str, ...], num_layers: int) -> _Source:
-    transposed = path[-1] == "kernel"
+    transposed = path[-1] in _KINDS
     if path[0] != "layers":
         return _Source((_OUTER[path],), False, transposed)
     name = _layer_name(path[1:])
@@ -91,16 +96,22 @@ def _published_shape(leaf: Any, source: _Source) -> tuple[int, ...]:
     return shape[::-1] if source.transposed else shape
 
 
+def published_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor that a checkpoint of this architecture holds, by its published name."""
+    expected: dict[str, tuple[int, ...]] = {}
+    for path, leaf in _leaves(abstract_params(config)):
+        source = _source(path, config.num_layers)
+        expected |= dict.fromkeys(source.names, _published_shape(leaf, source))
+    return expected
+
+
 def check_tensors(entries: dict[str, TensorEntry], config: TransformerConfig, where: str) -> None:
     """Refuse a checkpoint whose tensors are not exactly those of the config.
 
     A tied model may carry a copy of its embedding as `lm_head.weight`; old files carry rotary
     tables. Both are ignored.
     """
-    expected: dict[str, tuple[int, ...]] = {}
-    for path, leaf in _leaves(abstract_params(config)):
-        source = _source(path, config.num_layers)
-        expected |= dict.fromkeys(source.names, _published_shape(leaf, source))
+    expected = published_shapes(config)
     ignored = {"lm_head.weight"} if config.tie_embeddings else set()
     found = {n for n in entries if n not in ignored and not n.endswith("rotary_emb.inv_freq")}
     for kind, names in (("missing", expected.keys() - found), ("unknown", found - expected.keys())):
@@ -198,6 +209,24 @@ def save_params(
     folder = pathlib.Path(folder)
     description = config.to_hf() | {"dtype": np.dtype(dtype or params["embedding"].dtype).name}
     folder.mkdir(parents=True, exist_ok=True)
+    specs, read = name_tensors(params, config, dtype=dtype)
+    if jax.process_index() == 0:
+        write_tensors(folder, specs, read, max_bytes=max_shard_bytes)
+        write_json(folder / "config.json", description)
+        copy_tokenizer(tokenizer, folder)
+        write_generation(tokenizer, folder)
+    else:
+        for spec in specs:
+            read(spec)
+
+
+def name_tensors(
+    params: Params, config: TransformerConfig, *, dtype: Any = None, prefix: str = ""
+) -> tuple[list[TensorSpec], Callable[[TensorSpec], np.ndarray]]:
+    """The published tensors of a tree (or of part of one), and a function that makes each.
+
+    Every process must call that function for every tensor, in this order.
+    """
     leaves = _leaves(params)
     specs: list[TensorSpec] = []
     place: dict[str, tuple[int, int | None, bool]] = {}
@@ -205,8 +234,8 @@ def save_params(
         source = _source(path, config.num_layers)
         shape = _published_shape(leaf, source)
         for layer, name in enumerate(source.names):
-            specs.append(TensorSpec(name, np.dtype(dtype or leaf.dtype), shape))
-            place[name] = (i, layer if source.stacked else None, source.transposed)
+            specs.append(TensorSpec(prefix + name, np.dtype(dtype or leaf.dtype), shape))
+            place[prefix + name] = (i, layer if source.stacked else None, source.transposed)
 
     @functools.lru_cache(maxsize=1)
     def host(i: int) -> np.ndarray:
@@ -217,14 +246,7 @@ def save_params(
         part = host(i) if layer is None else host(i)[layer]
         return (part.T if transposed else part).astype(spec.dtype)
 
-    if jax.process_index() == 0:
-        write_tensors(folder, specs, read, max_bytes=max_shard_bytes)
-        write_json(folder / "config.json", description)
-        copy_tokenizer(tokenizer, folder)
-        write_generation(tokenizer, folder)
-    else:
-        for spec in specs:
-            read(spec)
+    return specs, read
 
 
 def copy_tokenizer(source: str | pathlib.Path | None, folder: pathlib.Path) -> None:
