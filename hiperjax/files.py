@@ -15,6 +15,12 @@ class DamagedFile(ValueError):
     """A file that cannot be read; the message names it, the place in it and the cure."""
 
 
+def cache_folder() -> pathlib.Path:
+    """Where this program keeps what it can make or fetch again."""
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(cache) / "hiperjax"
+
+
 def _unique(path: pathlib.Path) -> pathlib.Path:
     """A hidden name beside `path` that no other process uses."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
