@@ -14,7 +14,7 @@ import argparse
 import functools
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -194,14 +194,20 @@ def report(
     return "\n".join([format_table(header, table), f"product: {rate / 1e9:.0f} GFLOP/s", *lines])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=pathlib.Path, required=True)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", default="float32")
-    wish = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Print the table."""
+    wish = parse_args()
     config = TransformerConfig.from_hf(wish.folder)
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, config.vocab_size, (wish.rows, wish.length))
