@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+from typing import Any
 
 import gguf
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from helpers.gguf_files import KV_HEADS, LAYERS, tokens, write_file
 
 from hiperjax.cli import main
 from hiperjax.models.errors import ModelError
-from hiperjax.models.gguf import convert_gguf_to_hf, read_architecture
+from hiperjax.models.gguf import convert_gguf_to_hf, read_architecture, split_pairs
 from hiperjax.models.gguf_file import KINDS, read_gguf
 from hiperjax.models.gguf_tokenizer import build_tokenizer
 from hiperjax.models.rope import RopeScaling, frequencies
@@ -50,6 +51,7 @@ def test_the_header_is_what_the_package_reads(tmp_path):
 def test_parity_with_transformers_reading_the_same_file(family, kind, tmp_path):
     """Theirs undoes the permutation and the blocks in its own code; ours goes through a folder."""
     torch = pytest.importorskip("torch", reason="compares with transformers on torch: absent")
+    pytest.importorskip("accelerate", reason="transformers reads GGUF files with it: absent")
     from transformers import AutoModelForCausalLM
 
     path = write_file(tmp_path / "model.gguf", kind, family)
@@ -57,16 +59,56 @@ def test_parity_with_transformers_reading_the_same_file(family, kind, tmp_path):
         tmp_path, gguf_file="model.gguf", dtype=torch.float32, attn_implementation="eager"
     )
     convert_gguf_to_hf(path, tmp_path / "folder")
-    config = TransformerConfig.from_hf(tmp_path / "folder")
-    params = load_params(tmp_path / "folder", config)
+    assert_alike(tmp_path / "folder", theirs)
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_a_converted_folder_is_the_same_model_in_transformers(family, tmp_path):
+    pytest.importorskip("torch", reason="compares with transformers on torch: absent")
+    from transformers import AutoModelForCausalLM
+
+    convert_gguf_to_hf(write_file(tmp_path / "model.gguf", "Q8_0", family), tmp_path / "folder")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "folder", attn_implementation="eager")
+    assert_alike(tmp_path / "folder", theirs)
+
+
+def assert_alike(folder: pathlib.Path, model: Any) -> None:
+    """Our logits of a folder are those of a torch model."""
+    import torch
+
+    config = TransformerConfig.from_hf(folder)
     ids = np.random.default_rng(1).integers(0, config.vocab_size, (2, 16))
-    hidden = forward(params, config, jnp.asarray(ids), lengths=jnp.full(2, 16))
-    ours = logits(params, config, hidden)
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "folder", attn_implementation="eager")
-    for model in (theirs.eval(), again.eval()):
-        with torch.no_grad():
-            expected = model(torch.asarray(ids)).logits.numpy()
-        np.testing.assert_allclose(ours, expected, atol=2e-5, rtol=0)
+    hidden = forward(load_params(folder, config), config, jnp.asarray(ids), lengths=jnp.full(2, 16))
+    with torch.no_grad():
+        expected = model.eval()(torch.asarray(ids)).logits.numpy()
+    ours = logits(load_params(folder, config), config, hidden)
+    np.testing.assert_allclose(ours, expected, atol=2e-5, rtol=0)
+
+
+def test_pairs_are_split_as_they_were_interleaved():
+    """The converter of llama.cpp writes `[heads, 2, d / 2]` rows as `[heads, d / 2, 2]`."""
+    weight = np.random.default_rng(0).normal(size=(3 * 8, 5)).astype(np.float32)
+    written = weight.reshape(3, 2, 4, 5).swapaxes(1, 2).reshape(24, 5)
+    assert not np.array_equal(written, weight)
+    np.testing.assert_array_equal(split_pairs(written, 3), weight)
+
+
+@pytest.mark.parametrize(("kind", "levels"), [("Q8_0", 254), ("Q4_0", 15), ("Q4_1", 15)])
+def test_blocks_stand_for_what_was_stored(kind, levels, tmp_path):
+    """Within half a step of the block's range."""
+    values = np.random.default_rng(0).normal(size=(4, 256)).astype(np.float32)
+    writer = gguf.GGUFWriter(tmp_path / "one.gguf", "llama")
+    storage = gguf.GGMLQuantizationType[kind]
+    writer.add_tensor("w", gguf.quantize(values, storage), raw_dtype=storage)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    read = read_gguf(tmp_path / "one.gguf").tensors["w"].read()
+    step = 2 * np.abs(values).reshape(-1, 32).max(axis=1) / levels
+    assert (np.abs(read - values).reshape(-1, 32) <= 1.1 * step[:, None]).all()
 
 
 @pytest.mark.oracle
