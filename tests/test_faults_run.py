@@ -239,7 +239,7 @@ def test_help_is_one_screen(capsys):
 
 
 RESUME = """
-import os, pathlib, signal, sys
+import dataclasses, os, pathlib, signal, sys
 from hiperjax.training import trainer
 from hiperjax.presets import PRESETS
 from hiperjax.training.run_folder import read_config
@@ -253,8 +253,9 @@ def stop_after_two(run):
         os.kill(os.getpid(), signal.SIGTERM)
     return ledger
 
-trainer.iterate = stop_after_two
 config = read_config(folder.parent / "wanted.json")
+trainer.train(dataclasses.replace(config, out=folder.parent / "whole"))  # prompts of any length
+trainer.iterate = stop_after_two
 trainer.train(config)
 first = set(os.listdir(cache))
 assert first
