@@ -5,7 +5,15 @@ wakes nothing: worlds, and tools that read run folders, do without JAX.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hiperjax.envs.base import Step, Suite, TextEnv
+    from hiperjax.envs.checks import check_suite
+    from hiperjax.training.build import restore_run as load_run
+    from hiperjax.training.evaluation import evaluate
+    from hiperjax.training.trainer import train
+    from hiperjax.types import Observation, Trajectory
 
 __version__ = "0.1.0"
 
@@ -18,9 +26,20 @@ _FACE = {  # name here -> module, and its name there where that is another
     "Step": "hiperjax.envs.base",
     "Observation": "hiperjax.types",
     "Trajectory": "hiperjax.types",
+    "check_suite": "hiperjax.envs.checks",
 }
 
-__all__ = list(_FACE)
+__all__ = [
+    "Observation",
+    "Step",
+    "Suite",
+    "TextEnv",
+    "Trajectory",
+    "check_suite",
+    "evaluate",
+    "load_run",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

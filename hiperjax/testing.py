@@ -80,8 +80,8 @@ def example_inputs(
 
     boundary = flags(0.4)
     boundary[:, 0] = True
-    heads = {f"v_{name}": numbers() for name in (*STREAMS, "keep")}
-    tails = {f"bootstrap_{name}": rng.normal(size=episodes) for name in STREAMS}
+    heads: dict[str, Any] = {f"v_{name}": numbers() for name in (*STREAMS, "keep")}
+    tails: dict[str, Any] = {f"bootstrap_{name}": rng.normal(size=episodes) for name in STREAMS}
     fields: dict[str, Any] = dict(
         reward=numbers(), mask=mask, boundary=boundary, terminated=rng.random(episodes) < 0.5,
         low_value_mask=flags(0.8), has_subgoal=flags(0.9), has_switch=flags(0.9),
@@ -216,9 +216,9 @@ def _check_scope(
         x = getattr(inputs, name)
         changed[name] = jnp.where(touched.reshape(-1, *(1,) * (x.ndim - 1)), 2 * x + 1, x)
     found = function(inputs._replace(**changed))
-    others = [jax.tree.map(lambda x: x[~touched], tree) for tree in (found, credit)]
+    moved, kept = (jax.tree.map(lambda x: x[~touched], tree) for tree in (found, credit))
     message = f"an episode moves {{}} of another beyond its scope, {estimator.scope!r}"
-    _require_equal(estimator, *others, message)
+    _require_equal(estimator, moved, kept, message)
 
 
 def _check_causality(estimator: Estimator, function: Estimate, inputs: CreditInputs) -> None:

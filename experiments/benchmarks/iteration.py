@@ -327,8 +327,15 @@ def dry(run: Run, args: argparse.Namespace) -> int:
     print(f"{batch.count} packed sequences, {1 - used.mean():.1%} of their token slots padding")
     c = run.components.config
     device, reference = args.device or "h200", c.ppo.kl_coefficient != 0
-    options = dict(critic=c.critic.kind, reference=reference, title=args.shape)
-    print(render(plan(run.components.model, device, load, **options)))
+    planned = plan(
+        run.components.model,
+        device,
+        load,
+        critic=c.critic.kind,
+        reference=reference,
+        title=args.shape,
+    )
+    print(render(planned))
     return 0
 
 

@@ -43,7 +43,7 @@ class CheckedEnv(TextEnv):
         found: Any = self._env.step(action)
         self._require(isinstance(found, Step), "step", found, "a hiperjax.envs.base.Step")
         self._check_observation(found.observation, "observation")
-        flags = {name: self._check_flag(name, getattr(found, name)) for name in FLAGS}
+        flags: dict[str, Any] = {x: self._check_flag(x, getattr(found, x)) for x in FLAGS}
         reward = self._check_number("reward", found.reward, "a finite number", math.inf)
         score = found.score
         ended = flags["terminated"] or flags["truncated"]

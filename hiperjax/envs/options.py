@@ -9,7 +9,7 @@ import inspect
 import pathlib
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 WORDS = {"true": True, "false": False}
@@ -20,7 +20,7 @@ class SuiteError(ValueError):
     """No such suite, no such option, or a suite that cannot be made as it was asked for."""
 
 
-def list_options(source: Callable[..., Any]) -> dict[str, Any] | None:
+def list_options(source: Any) -> dict[str, Any] | None:
     """Option -> its type, of an options dataclass or of whatever takes options as keywords.
 
     None where it takes any keyword, and nobody can say which.
@@ -28,7 +28,8 @@ def list_options(source: Callable[..., Any]) -> dict[str, Any] | None:
     if dataclasses.is_dataclass(source) and isinstance(source, type):
         hints = typing.get_type_hints(source)
         return {field.name: hints[field.name] for field in dataclasses.fields(source)}
-    parameters = inspect.signature(source).parameters.values()
+    called: Any = source
+    parameters = inspect.signature(called).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
     hints = typing.get_type_hints(source.__init__ if isinstance(source, type) else source)
