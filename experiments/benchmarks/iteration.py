@@ -325,17 +325,9 @@ def dry(run: Run, args: argparse.Namespace) -> int:
     batch, _ = run.components.pack(script, seed=0)
     used = batch.sequences.token_mask[: batch.count]
     print(f"{batch.count} packed sequences, {1 - used.mean():.1%} of their token slots padding")
-    c = run.components.config
-    device, reference = args.device or "h200", c.ppo.kl_coefficient != 0
-    planned = plan(
-        run.components.model,
-        device,
-        load,
-        critic=c.critic.kind,
-        reference=reference,
-        title=args.shape,
-    )
-    print(render(planned))
+    c, model, device = run.components.config, run.components.model, args.device or "h200"
+    reference, kind = c.ppo.kl_coefficient != 0, c.critic.kind
+    print(render(plan(model, device, load, critic=kind, reference=reference, title=args.shape)))
     return 0
 
 

@@ -64,6 +64,9 @@ from hiperjax.models.lora import combine, split_trained
 from hiperjax.models.transformer import Params, TransformerConfig
 from hiperjax.types import FinalPrompts, PackedBatch
 
+Order = Int[Array, "M s"]
+"""Numbers of the sequences of each optimizer step."""
+
 
 class Learner:
     """Pure jitted steps over `TrainState`, bound to one configuration."""
@@ -123,8 +126,6 @@ class Learner:
         reference = self.ppo.kl_coefficient != 0
         return init_state(policy, self.model, self.optimizer, critic, reference=reference)
 
-    # -- score ---------------------------------------------------------------------------------
-
     @partial(jax.jit, static_argnames="self")
     def score(
         self,
@@ -165,8 +166,6 @@ class Learner:
             scores = self.score(state, batch, final, np.int32(batch.count))
             passes += 1
         return scores._replace(rescored=jnp.asarray(True)), passes
-
-    # -- credit --------------------------------------------------------------------------------
 
     def _estimate(self, inputs: CreditInputs) -> Credit:
         c = self.credit
@@ -244,8 +243,6 @@ class Learner:
         fits = jnp.where(batches == 0, self.critic.first_fits, self.critic.fits)
         heads, memory = jax.lax.fori_loop(0, fits, refit, (critic.heads, critic.memory))
         return critic._replace(heads=heads, memory=memory)
-
-    # -- update --------------------------------------------------------------------------------
 
     def _policy_loss(
         self, frozen: Params, trained: tuple[Params, Any], part: LearnerBatch, counts: Counts
@@ -368,8 +365,6 @@ class Learner:
         critic = critic._replace(heads=heads, trunk=trunk, optimizer=optimizer)
         return state._replace(critic=critic), metrics
 
-    # -- the whole of it -----------------------------------------------------------------------
-
     def learn(
         self,
         state: TrainState,
@@ -381,17 +376,15 @@ class Learner:
         """Score, assign credit, fit the critic, update the policy: one iteration's learning."""
         number, p, count = int(state.batches), self.ppo, int(batch.count)
         sizes = split_into_minibatches(count, p.minibatch_sequences, p.micro_sequences)
-        order = partial(
-            make_order,
-            sizes=sizes,
-            room=p.minibatch_sequences,
-            total=batch.sequences.tokens.shape[0],
-        )
+        room, total = p.minibatch_sequences, len(batch.sequences.tokens)
+        order = partial(make_order, sizes=sizes, room=room, total=total)
         scores, passes = self.score_or_rescore(state, batch, final)
         state, prepared, inputs, metrics = self.assign(state, batch, scores)
         if self.credit.compare_every and number % self.credit.compare_every == 0:
             metrics |= self.compare(state, batch, inputs)
-        fits = self._critic_passes(state, first=number == 0)
+        fits = self.critic.warmup_epochs if number == 0 else p.epochs
+        if not (self.trains_critic and (number == 0 or state.critic.trunk is not None)):
+            fits = 0  # the critic is fitted by least squares, or beside the policy
         if fits:
             steps = order(jax.random.fold_in(key, 1), epochs=fits)
             state, value_metrics = self.fit_critic(state, prepared, *steps)
@@ -404,9 +397,3 @@ class Learner:
         work = Work(passes, self.score_sequences, p.epochs + fits, tuple(sizes))
         state = state._replace(batches=state.batches + 1)
         return LearnResult(state, metrics | policy_metrics, work)
-
-    def _critic_passes(self, state: TrainState, *, first: bool) -> int:
-        """Passes over a batch that fit the critic by itself, before the policy's."""
-        if not self.trains_critic or not (first or state.critic.trunk is not None):
-            return 0
-        return self.critic.warmup_epochs if first else self.ppo.epochs
