@@ -91,7 +91,7 @@ def test_appending_in_a_slot_is_the_full_forward_at_every_position(bucket):
     rows = [rng.integers(0, 23, n) for n in (17, 21, 13)]
     cache, slots = init_cache(CONFIG, 5, 30), np.array([4, 0, 2], np.int32)
     done = np.zeros(3, np.int32)
-    for size in (4, 3, 6, 1):
+    for size in (4, 3, 5, 1):
         tokens = np.zeros((4, 7), np.int32)
         lengths = np.ones(4, np.int32)
         where = np.full(4, 5, np.int32)  # the last row is padding: a slot past the end
@@ -99,9 +99,8 @@ def test_appending_in_a_slot_is_the_full_forward_at_every_position(bucket):
             tokens[i, :size] = row[done[i] : done[i] + size]
             lengths[i], where[i] = size, slots[i]
         starts = np.append(done, 0).astype(np.int32)
-        hidden, cache = append(
-            PARAMS, CONFIG, tokens, lengths, starts, where, cache, attend_to=bucket
-        )
+        given = map(jnp.asarray, (tokens, lengths, starts, where))
+        hidden, cache = append(PARAMS, CONFIG, *given, cache, attend_to=bucket)
         done += size
         for i, row in enumerate(rows):
             whole = forward(

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 from flax import nnx
 from hiperjax_kernels.attention import Shared, attend, row_mask, window_mask
 from hiperjax_kernels.gather import take_rows
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from hiperjax.models.architecture import TransformerConfig
+from hiperjax.models.cache import KeyValues, init_cache, split_cache, split_rows
 from hiperjax.models.layers import Block, Linear, RMSNorm, block_of, rms_norm
 from hiperjax.models.rope import angles
 
@@ -43,13 +43,6 @@ __all__ = [
 ]
 
 Params = dict[str, Any]
-
-
-class KeyValues(NamedTuple):
-    """Keys (already rotated) and values of every layer, heads before positions."""
-
-    k: Float[Array, "layers rows G length d"]
-    v: Float[Array, "layers rows G length d"]
 
 
 class _Context(NamedTuple):
@@ -107,34 +100,6 @@ def _embed(
 ) -> Float[Array, "N Q D"]:
     x = take_rows(params["embedding"], tokens).astype(config.dtype)
     return split_rows(x * math.sqrt(config.hidden_size) if config.embedding_scale else x, config)
-
-
-def split_rows(x: Array, config: TransformerConfig) -> Array:
-    """Keep rows split over the mesh, and whole otherwise: parameters come to them.
-
-    Rows that do not divide are left to the compiler.
-    """
-    axes = config.row_axes
-    if not axes or not _divides(x.shape[0], axes):
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
-
-
-def _divides(size: int, axes: tuple[str, ...]) -> bool:
-    """Whether these axes of the mesh in force divide a size; no mesh divides nothing."""
-    sizes = dict(jax.sharding.get_abstract_mesh().shape)
-    return bool(sizes) and size % math.prod(sizes[axis] for axis in axes) == 0
-
-
-def _split_cache(cache: KeyValues, config: TransformerConfig) -> KeyValues:
-    """Slots split like rows, heads over what axes are left: no device holds more than its part."""
-    if not config.row_axes:
-        return cache
-    others = jax.sharding.get_abstract_mesh().shape.keys() - set(config.row_axes)
-    _, slots, heads, *_ = cache.k.shape
-    parts = ((slots, config.row_axes), (heads, tuple(sorted(others))))
-    spec = PartitionSpec(None, *(axes if _divides(size, axes) else None for size, axes in parts))
-    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, spec), cache)
 
 
 def _windows(config: TransformerConfig) -> Int[Array, " layers"] | None:
@@ -382,7 +347,7 @@ def _run_cached(
     layers = (params["layers"], indices, shared, _windows(config))
     x = _embed(params, config, tokens)
     (x, cache), _ = jax.lax.scan(body, (x, cache), layers, unroll=config.decode_unroll)
-    cache = _split_cache(cache, config)
+    cache = split_cache(cache, config)
     return rms_norm(x, params["final_norm"]["scale"], config.norm_eps), cache
 
 
@@ -397,19 +362,3 @@ def logits(
     """Next-token logits in float32 (products in the compute dtype, sums in float32)."""
     weights = output_weights(params, config).astype(hidden.dtype)
     return jnp.einsum("...d,vd->...v", hidden, weights, preferred_element_type=jnp.float32)
-
-
-def init_cache(config: TransformerConfig, slots: int, length: int) -> KeyValues:
-    """An empty cache in the compute dtype; on a mesh, made in parts."""
-    make = _make_split_cache if config.row_axes else _make_cache
-    return make(config, slots, length)
-
-
-def _make_cache(config: TransformerConfig, slots: int, length: int) -> KeyValues:
-    shape = (config.num_layers, slots, config.num_kv_heads, length, config.head_dim)
-    return KeyValues(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _make_split_cache(config: TransformerConfig, slots: int, length: int) -> KeyValues:
-    return _split_cache(_make_cache(config, slots, length), config)
