@@ -147,8 +147,8 @@ def _count(tree: Any) -> int:
 
 def _count_on_device(tree: Any, mesh: AbstractMesh) -> int:
     """Numbers of a tree that one device holds under the rules."""
-    places = meshes.shardings(tree, mesh)
-    parts = jax.tree.map(lambda leaf, place: place.shard_shape(leaf.shape), tree, places)
+    targets = meshes.shardings(tree, mesh)
+    parts = jax.tree.map(lambda leaf, target: target.shard_shape(leaf.shape), tree, targets)
     return sum(math.prod(shape) for shape in jax.tree.leaves(parts, is_leaf=_is_shape))
 
 

@@ -161,8 +161,8 @@ class Sequences(NamedTuple):
     and those of segment 0, the prefix that all windows share"""
     position: Int[Any, "S C"]
     """position within the window, prefix included, as if it stood alone"""
-    reply_place: Int[Any, "S Q"]
-    """place `k * R + r` of each reply token among those of its sequence's rows; `K * R` where there
+    reply_index: Int[Any, "S Q"]
+    """index `k * R + r` of each reply token among those of its sequence's rows; `K * R` where there
     is none. `Q` is a bucket that holds the replies of the sequence with most reply tokens"""
 
 
@@ -171,7 +171,7 @@ class TurnRows(NamedTuple):
 
     There are `N = S * K` rows, `K` for each sequence: row n lies in sequence `n // K`, in the order
     of its tokens. Rows of no turn have `row_mask` False and weigh nothing; one that stands for the
-    state after a truncated episode has no reply, and a place where its value is read.
+    state after a truncated episode has no reply, and a position where its value is read.
     """
 
     reply: Int[Any, "N R"]

@@ -131,7 +131,7 @@ def test_gradients_with_the_prefix_stored_once_are_those_of_each_turn_alone():
 
         def loss(policy, sequences=sequences, at=reply_at, reply=reply, weight=advantage):
             hidden = run_sequences(policy, MODEL, sequences)
-            places = sequences.reply_place, at, reply
+            places = sequences.reply_index, at, reply
             logprobs, entropy = reply_logprobs(policy, MODEL, hidden, *places)
             return jnp.sum(weight * logprobs) + jnp.sum(entropy)
 
@@ -169,7 +169,7 @@ def test_turns_of_one_sequence_do_not_see_each_other():
             own = sequences._replace(
                 tokens=jnp.arange(sequences.tokens.shape[1], dtype=jnp.int32)[None],
                 token_mask=sequences.token_mask[:1], segment=sequences.segment[:1],
-                position=sequences.position[:1], reply_place=sequences.reply_place[:1],
+                position=sequences.position[:1], reply_index=sequences.reply_index[:1],
             )  # fmt: skip
             return run_sequences(POLICY | {"embedding": table}, MODEL, own)[0, at].sum()
 

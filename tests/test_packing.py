@@ -159,7 +159,7 @@ def test_a_prompt_without_the_prefix_is_refused():
 def test_reply_places_list_every_reply_token_once(seed, sizes):
     sequences, rows, _, _ = pack(make_batch(seed, sizes), max_turns=6, length=64, per_sequence=3)
     reply = rows.response_mask.shape[1]
-    for where, places in enumerate(sequences.reply_place):
+    for where, places in enumerate(sequences.reply_index):
         real = places[places < 3 * reply]
         wanted = np.flatnonzero(rows.response_mask[3 * where : 3 * where + 3].ravel())
         np.testing.assert_array_equal(real, wanted)

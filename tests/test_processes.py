@@ -158,8 +158,8 @@ def test_results_are_joined_in_the_order_of_processes():
 def test_the_default_is_no_mesh():
     assert make_placement(MeshConfig()) == Placement()
     tree = {"x": np.arange(3)}
-    assert Placement().share(tree) is tree
-    assert Placement().make(lambda x: x, tree) is tree
+    assert Placement().replicate(tree) is tree
+    assert Placement().init_sharded(lambda x: x, tree) is tree
 
 
 def run_config(**rollout):
@@ -190,6 +190,6 @@ def test_more_devices_than_there_are_is_an_error():
 
 def test_a_mesh_of_one_device_is_a_mesh():
     placement = Placement(make_mesh(devices=jax.devices()[:1]))
-    made = placement.make(lambda x: {"embedding": 2 * x}, np.ones((4, 2), np.float32))
+    made = placement.init_sharded(lambda x: {"embedding": 2 * x}, np.ones((4, 2), np.float32))
     assert made["embedding"].sharding.mesh == placement.mesh
-    assert placement.share({"n": 3, "x": np.ones(2)})["n"] == 3
+    assert placement.replicate({"n": 3, "x": np.ones(2)})["n"] == 3

@@ -10,7 +10,7 @@ from hiperjax.acting.lane_sizes import LaneShape, choose_bucket
 from hiperjax.acting.prompts import Prompter
 from hiperjax.acting.renderers import ChatRenderer, CompactRenderer
 from hiperjax.acting.rollout import Rollout
-from hiperjax.acting.sampler import advance, place, start
+from hiperjax.acting.sampler import advance, insert, start
 from hiperjax.envs.registry import make_suite
 from hiperjax.envs.workers import InlineWorkers
 from hiperjax.models.tokenizers import train_tokenizer
@@ -89,7 +89,7 @@ def test_episodes_do_not_depend_on_slots_chunks_or_lanes():
 
 def test_one_trace_a_bucket():
     """Sizes of a lane and lengths of prompts do not multiply, and a second rollout adds nothing."""
-    programs = (start, place, advance)
+    programs = (start, insert, advance)
     before = [program._cache_size() for program in programs]
     # settings no other test has: 7 tokens per chunk, 13 of a reply
     made, _ = collect(7, 7, reply=13), collect(7, 7, reply=13)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hiperjax.acting.sampler import advance, draw, init_state, place, start
+from hiperjax.acting.sampler import advance, draw, init_state, insert, start
 from hiperjax.models.transformer import TransformerConfig, forward, init_params, logits
 
 CONFIG = TransformerConfig(
@@ -31,7 +31,7 @@ def sample(slots: list[int], total: int, chunk: int, temperature: float = 1.0, l
     opening = start(
         PARAMS, tokens, lengths, jax.random.key(7), number, number, room=12 + REPLY, **static
     )
-    state = place(state, opening, where)
+    state = insert(state, opening, where)
     halted = np.zeros(total, bool)
     for _ in range(-(-REPLY // chunk)):
         state = advance(PARAMS, state, halted, np.int32(total), steps=chunk, **static)

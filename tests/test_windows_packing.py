@@ -147,7 +147,7 @@ def loss_of(found, policy):
         for x in (found[1].reply_at, found[1].reply, found[1].behavior_logprobs)
     )
     hidden = run_sequences(policy, MODEL, sequences)
-    logprobs, entropy = reply_logprobs(policy, MODEL, hidden, sequences.reply_place, at, reply)
+    logprobs, entropy = reply_logprobs(policy, MODEL, hidden, sequences.reply_index, at, reply)
     return jnp.sum(weight * logprobs) + jnp.sum(entropy)
 
 

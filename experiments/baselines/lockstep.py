@@ -17,7 +17,7 @@ import numpy as np
 from hiperjax.acting.lanes import Lane
 from hiperjax.acting.prompts import Prompter
 from hiperjax.acting.rollout import Rollout
-from hiperjax.acting.sampler import advance, place, start
+from hiperjax.acting.sampler import advance, insert, start
 
 
 class WholePrompter(Prompter):
@@ -79,7 +79,7 @@ class LockStepLane(Lane[Any]):
             self.params, tokens, lengths, self.key, numbers, turns, None,
             room=limit + self.shape.reply, **self.static,
         )  # fmt: skip
-        self.state = place(self.state, opening, np.arange(count, dtype=np.int32))
+        self.state = insert(self.state, opening, np.arange(count, dtype=np.int32))
         self.state = advance(
             self.params,
             self.state,

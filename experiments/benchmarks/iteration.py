@@ -293,7 +293,7 @@ def tell(found: dict[str, Any], ledgers: Sequence[Ledger], where: str, args: Any
         f"{found['tokens_per_second']:,.0f} tokens/s, {found['reply_tokens_per_second']:,.0f} "
         f"reply tokens/s in the rollout; compile {found['compile_cold']:.1f} s cold, "
         f"{found['compile_warm']:.1f} s from the persistent cache; peak memory "
-        + (f"{memory / 1e9:.1f} GB" if memory else "not told by this device")
+        + (f"{memory / 1e9:.1f} GB" if memory else "unknown: this device does not say")
     )
     lines = [
         f"decode step {1e3 * found['decode_step']:.2f} ms at {load['slots']} slots, "

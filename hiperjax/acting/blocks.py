@@ -1,8 +1,9 @@
 """The Plan-Execute reply: three tagged blocks, written and parsed here and nowhere else.
 
 A reply is `<switch>KEEP|SWITCH</switch><subgoal>...</subgoal><action>...</action>`. It is parsed
-once, when it is born; what later code needs (decisions in force, token spans, well-formedness) is
-stored in `Blocks` (HiPER, arXiv 2602.16165, section on the Plan-Execute interface).
+once, right after sampling; what later code needs (decisions in force, token spans,
+well-formedness) is stored in `Blocks` (HiPER, arXiv 2602.16165, section on the Plan-Execute
+interface).
 """
 
 from collections.abc import Collection, Sequence
@@ -77,7 +78,7 @@ def parse_reply(
     The first turn always opens a segment.
 
     Without a complete action block, the action span is all that follows the other blocks: whatever
-    broke the format was written there, and tokens of no span would never be told so.
+    broke the format was written there, and tokens outside every span would get no gradient.
 
     Args:
       pieces: bytes of each token id (`build_pieces`).

@@ -23,8 +23,8 @@ from hiperjax.acting.sampler import (
     advance,
     extend,
     init_state,
+    insert,
     keep_slots,
-    place,
     redraw,
     start,
 )
@@ -194,7 +194,7 @@ class Lane(Generic[Owner]):
             self.params, tokens, lengths, self.key, numbers, turns, self.prefix,
             room=room, keep_scores=self._openings is not None, **self.static,
         )  # fmt: skip
-        self.state = place(self.state, opening, where)
+        self.state = insert(self.state, opening, where)
         if self._openings is not None:
             prompts = (tuple(self._at(i).prompt) for i in members)
             self._openings.rows = {prompt: row for row, prompt in enumerate(prompts)}
@@ -229,7 +229,7 @@ class Lane(Generic[Owner]):
             self.stats.copied_tokens += len(slot.prompt)
         sampling = {name: x for name, x in self.static.items() if name != "config"}
         opening = redraw(self._openings.opening, self.key, numbers, turns, **sampling)
-        self.state = place(self.state, opening, where)
+        self.state = insert(self.state, opening, where)
 
     def _lay(self, members: list[int], ladder: Sequence[int]) -> tuple[np.ndarray, ...]:
         """Arrays of a group: tokens, lengths, slots, episodes, turns; its slots are to begin."""

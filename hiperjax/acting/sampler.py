@@ -160,7 +160,7 @@ def start(
     """Prefill `P` prompts, what follows the prefix of them, and draw each reply's first token.
 
     Draws are keyed by (`key`, episode, turn, token). `room` (static) is what a slot's cache holds:
-    keys and values are padded to it, so that `place` is one program for all lengths.
+    keys and values are padded to it, so that `insert` is one program for all lengths.
     """
     keys = _fold_turns(key, episodes, turns)
     hidden, kv = prefill(params, config, tokens, lengths, prefix=prefix)
@@ -195,7 +195,7 @@ def redraw(
 
 
 @partial(jax.jit, donate_argnames="state")
-def place(state: SamplerState, opening: Opening, slots: Int[Array, " P"]) -> SamplerState:
+def insert(state: SamplerState, opening: Opening, slots: Int[Array, " P"]) -> SamplerState:
     """Put replies that begin into slots. A slot number past the last one drops its reply."""
 
     def put_cache(whole: Array, part: Array) -> Array:
@@ -206,7 +206,7 @@ def place(state: SamplerState, opening: Opening, slots: Int[Array, " P"]) -> Sam
 
 
 def _begin_replies(state: SamplerState, opening: Opening, slots: Int[Array, " P"]) -> SamplerState:
-    """All of `place` but the cache."""
+    """All of `insert` but the cache."""
 
     def put(whole: Array, part: Array) -> Array:
         return whole.at[slots].set(part, mode="drop")

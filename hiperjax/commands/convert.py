@@ -104,7 +104,7 @@ def export_adapters(run: pathlib.Path, target: pathlib.Path, *, which: Which = "
 
 
 def spell_out(params: Params, config: TransformerConfig) -> tuple[Params, TransformerConfig]:
-    """The same function without `embedding_scale`, for which no published family has a word.
+    """The same function without `embedding_scale`, which no published config can express.
 
     The scale goes into the embedding, and the output projection keeps the embedding as it was.
     """

@@ -61,17 +61,17 @@ def evaluate_run(
     c = components.config.eval
     split = split or c.splits[0]
     check_split(components.suite, split, "--split")
-    heat = c.temperature if temperature is None else temperature
+    temperature = c.temperature if temperature is None else temperature
     result = evaluate(
         components.rollout,
         state.policy,
         components.suite,
         split,
         key=derive_key(seed, Stream.EVALUATION),
-        temperature=heat,
+        temperature=temperature,
         max_tasks=max_tasks,
     )
-    how = "greedy" if heat == 0 else f"sampled at temperature {heat}, seed {seed}"
+    how = "greedy" if temperature == 0 else f"sampled at temperature {temperature}, seed {seed}"
     print(
         f"{target}, {which} state: {components.suite.describe()}, split {split}, "
         f"{result.overall.trials} tasks in fixed order, at most {components.max_turns} turns, {how}"
@@ -88,7 +88,7 @@ def evaluate_run(
     if scripts is not None:
         print(f"\nto be read against\n{scripts}")
     if out is not None:
-        record = {"target": target, "which": which, "split": split, "temperature": heat}
+        record = {"target": target, "which": which, "split": split, "temperature": temperature}
         write_json(out, record | result.metrics() | health)
     return 0 if result.may_choose(components.config.env.max_failure_rate) else 1
 

@@ -242,32 +242,34 @@ class Placement:
         """The mesh, for the programs that run inside."""
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
-    def make(self, function: Callable[..., Any], *args: Any) -> Any:
+    def init_sharded(self, function: Callable[..., Any], *args: Any) -> Any:
         """`function(*args)`, made where it belongs: no device holds more than its part.
 
         On a mesh the function is compiled, and its arguments are given up to it. Either way the
-        result is committed to its place, as what a checkpoint gives back is: JAX compiles another
+        result is committed to its devices, as what a checkpoint gives back is: JAX compiles another
         program for arrays that are not.
         """
         if self.mesh is None:
             return jax.device_put(function(*args), jax.local_devices()[0])
         with self.use_mesh():
-            places = shardings(jax.eval_shape(function, *args), self.mesh)
+            targets = shardings(jax.eval_shape(function, *args), self.mesh)
             donated = tuple(range(len(args)))
-            return jax.jit(function, out_shardings=places, donate_argnums=donated)(*args)
+            return jax.jit(function, out_shardings=targets, donate_argnums=donated)(*args)
 
     def describe(self, shapes: Any) -> Any:
         """Shapes that say where each leaf belongs."""
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         if self.mesh is None:
-            places = jax.tree.map(lambda _: first, shapes)
+            targets = jax.tree.map(lambda _: first, shapes)
         else:
-            places = shardings(shapes, self.mesh)
+            targets = shardings(shapes, self.mesh)
         return jax.tree.map(
-            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
+            lambda x, target: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=target),
+            shapes,
+            targets,
         )
 
-    def share(self, tree: Any) -> Any:
+    def replicate(self, tree: Any) -> Any:
         """A batch, whole, on every device; every process passes equal values.
 
         A batch is tokens and a few numbers per token: small beside activations, whose rows the

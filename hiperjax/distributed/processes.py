@@ -26,8 +26,8 @@ def allgather_objects(mine: Any) -> list[Any]:
     sizes = multihost_utils.process_allgather(np.asarray(len(said), np.int32)).ravel()
     padded = np.zeros(sizes.max(), np.uint8)
     padded[: len(said)] = said
-    heard = multihost_utils.process_allgather(padded).reshape(len(sizes), -1)
-    return [pickle.loads(row[:size].tobytes()) for row, size in zip(heard, sizes, strict=True)]
+    gathered = multihost_utils.process_allgather(padded).reshape(len(sizes), -1)
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(gathered, sizes, strict=True)]
 
 
 def wait(name: str) -> None:

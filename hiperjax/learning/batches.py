@@ -73,7 +73,7 @@ def run_sequences(
     )
 
 
-def read(hidden: Float[Array, "s C D"], at: Int[Array, "*places"]) -> Float[Array, "*places D"]:
+def read(hidden: Float[Array, "s C D"], at: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
     """Hidden states at positions of their own sequence (clipped to its ends)."""
     flat = jnp.clip(at.reshape(at.shape[0], -1), 0, hidden.shape[1] - 1)
     found = take_along(hidden, flat)
@@ -84,7 +84,7 @@ def reply_logprobs(
     params: Params,
     config: TransformerConfig,
     hidden: Float[Array, "s C D"],
-    reply_place: Int[Array, "s Q"],
+    reply_index: Int[Array, "s Q"],
     reply_at: Int[Array, "s K"],
     reply: Int[Array, "s K R"],
     temperature: float = 1.0,
@@ -95,16 +95,16 @@ def reply_logprobs(
     The policy is the tempered distribution, the one that was sampled from.
     """
     s, k, r = reply.shape
-    place = jnp.minimum(reply_place, k * r - 1)
-    at = jnp.take_along_axis(reply_at, place // r, axis=1) + place % r
-    tokens = jnp.take_along_axis(reply.reshape(s, k * r), place, axis=1)
+    index = jnp.minimum(reply_index, k * r - 1)
+    at = jnp.take_along_axis(reply_at, index // r, axis=1) + index % r
+    tokens = jnp.take_along_axis(reply.reshape(s, k * r), index, axis=1)
     states = read(hidden, at - 1).reshape(-1, hidden.shape[-1])
     weights = output_weights(params, config)
     found: Any = token_logprobs(states, weights, tokens.reshape(-1), temperature)
     rows = jnp.arange(s)[:, None]
 
     def spread(x: Array) -> Array:
-        laid = jnp.zeros((s, k * r)).at[rows, reply_place].set(x.reshape(s, -1), mode="drop")
+        laid = jnp.zeros((s, k * r)).at[rows, reply_index].set(x.reshape(s, -1), mode="drop")
         return laid.reshape(s, k, r)
 
     return spread(found[0]), spread(found[1])
@@ -130,8 +130,8 @@ def decision_scores(
         tokens, (reply_at, reply), blocks = part
 
         def total(hidden: Array) -> Array:
-            places = tokens.reply_place, reply_at, reply
-            logprobs, _ = reply_logprobs(policy, config, hidden, *places, temperature)
+            replies = tokens.reply_index, reply_at, reply
+            logprobs, _ = reply_logprobs(policy, config, hidden, *replies, temperature)
             return jnp.where(blocks.any(axis=2), logprobs, 0.0).sum()
 
         # No state predicts two counted tokens, so the sum's gradient is each token's own.

@@ -62,8 +62,8 @@ def reply_loss(
 ) -> Float[Array, ""]:
     """Mean negative log-prob of the reply tokens."""
     hidden = run_sequences(policy, config, batch.sequences)
-    places = batch.sequences.reply_place, batch.reply_at, batch.reply
-    logprobs, _ = reply_logprobs(policy, config, hidden, *places)
+    replies = batch.sequences.reply_index, batch.reply_at, batch.reply
+    logprobs, _ = reply_logprobs(policy, config, hidden, *replies)
     return -jnp.sum(jnp.where(batch.mask, logprobs, 0.0)) / jnp.maximum(batch.mask.sum(), 1)
 
 

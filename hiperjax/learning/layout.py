@@ -1,4 +1,4 @@
-"""Which window goes into which sequence, before anything is written: sizes in, places out."""
+"""Which window goes into which sequence, before anything is written: sizes in, positions out."""
 
 import bisect
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def choose_capacity(needed: int, first: int) -> int:
     return first
 
 
-def choose_places(needed: int, first: int, *, fine: bool) -> int:
+def choose_reply_bucket(needed: int, first: int, *, fine: bool) -> int:
     """As `choose_capacity`; `fine` has sizes half-way too."""
     size = choose_capacity(needed, first)
     half_way = 3 * size // 4

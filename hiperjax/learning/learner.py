@@ -251,8 +251,8 @@ class Learner:
         policy, heads = combine(trained[0], frozen), trained[1]
         p = self.ppo
         hidden = run_sequences(policy, self.model, part.sequences)
-        places = part.sequences.reply_place, part.reply_at, part.reply
-        logprobs, entropy = reply_logprobs(policy, self.model, hidden, *places, self.temperature)
+        replies = part.sequences.reply_index, part.reply_at, part.reply
+        logprobs, entropy = reply_logprobs(policy, self.model, hidden, *replies, self.temperature)
         loss, metrics = policy_objective(
             logprobs,
             entropy,

@@ -85,7 +85,7 @@ def value_loss(
     value_clip: float | None,
     heads: tuple[str, ...] = ("low", "high", "term"),
 ) -> LossOutputs:
-    """Squared error of the heads, each over its own places, summed over heads.
+    """Squared error of the heads, each over its own positions, summed over heads.
 
     With `value_clip`, a value is not rewarded for moving further than that from its old one.
     """

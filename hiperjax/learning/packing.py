@@ -14,7 +14,7 @@ import numpy as np
 from hiperjax.learning.layout import (
     Window,
     choose_capacity,
-    choose_places,
+    choose_reply_bucket,
     lay_out,
     round_up,
     split_windows,
@@ -64,7 +64,7 @@ def pack_windows(
       seed: order of windows of equal length.
 
     `value_at` points at the token before the reply for the high and term heads, and at the last
-    token of the subgoal block for the low head; a malformed reply has no such place, and its low
+    token of the subgoal block for the low head; a malformed reply has no such position, and its low
     value is read before the reply too.
 
     Raises:
@@ -86,7 +86,7 @@ def pack_windows(
     reply = max(reply_length, round_up(longest, 8))
     most = max((sum(sum(replies[w]) for w in b) for b in layout.bins), default=1)
     few = FEW_READS if grown else max(FEW_READS, -(-per_sequence * reply // 4))
-    reads = min(per_sequence * reply, choose_places(most, few, fine=grown))
+    reads = min(per_sequence * reply, choose_reply_bucket(most, few, fine=grown))
     shape = room, layout.length + len(start)
     sequences, rows = _empty(shape, per_sequence, reply, reads)
     first = np.concatenate([[0], np.cumsum(counts)]).astype(int)
@@ -112,7 +112,7 @@ def _check_prefix(windows: Sequence[Window], start: np.ndarray) -> None:
 
 
 class _Cursor(NamedTuple):
-    """Where the next window is written: sequence, row, token, and reply places in use."""
+    """Where the next window is written: sequence, row, token, and reply indices in use."""
 
     where: int
     row: int
@@ -129,7 +129,7 @@ def _empty(
         token_mask=np.zeros(shape, bool),
         segment=np.zeros(shape, np.int32),
         position=np.zeros(shape, np.int32),
-        reply_place=np.full((shape[0], reads), per_sequence * reply, np.int32),
+        reply_index=np.full((shape[0], reads), per_sequence * reply, np.int32),
     )
     masks = {f"{name}_mask": np.zeros((n, reply), bool) for name in ("response", *_SPANS)}
     rows = TurnRows(
@@ -168,7 +168,7 @@ def _write(
         _write_row(rows, turn, row, start)
         count = len(turn.response_ids)
         slot = row - where * per_sequence
-        sequences.reply_place[where, read : read + count] = slot * reply + np.arange(count)
+        sequences.reply_index[where, read : read + count] = slot * reply + np.arange(count)
         start, row, read = start + count, row + 1, read + count
     if window.final is not None:
         parts.append(window.final)

@@ -60,8 +60,8 @@ def score_batch(
 
     def logprobs_of(network: Network, hidden: Array, part: Any) -> Array:
         tokens, (reply_at, reply, _) = part
-        places = tokens.reply_place, reply_at, reply
-        return reply_logprobs(*network, hidden, *places, temperature)[0]
+        replies = tokens.reply_index, reply_at, reply
+        return reply_logprobs(*network, hidden, *replies, temperature)[0]
 
     def score_slice(part: Any) -> dict[str, Array]:
         tokens, (reply_at, reply, value_at) = part

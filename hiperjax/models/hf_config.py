@@ -102,9 +102,9 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise ModelError(f"{where}: rope_scaling with {name} {rope[name]} is not supported")
     scaling: dict[str, Any] = {"kind": kind, "factor": float(rope["factor"])}
     if kind != "linear":
-        told = (part.get("original_max_position_embeddings") for part in (raw, rope))
+        stated = (part.get("original_max_position_embeddings") for part in (raw, rope))
         length = raw.get("max_position_embeddings", 32_768)
-        scaling["original_length"] = next((x for x in told if x), length)
+        scaling["original_length"] = next((x for x in stated if x), length)
     present = [name for name in ROPE_FIELDS[kind] if rope.get(name) is not None]
     scaling |= {name: float(rope[name]) for name in present}
     return {"rope_theta": float(theta), "rope_scaling": RopeScaling(**scaling)}

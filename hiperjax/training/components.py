@@ -46,17 +46,19 @@ class RunComponents:
         """The checkpoint folder's parameters, leaf by leaf where they belong; else random ones."""
         plain, key = base_config(self.model), derive_key(self.config.seed, Stream.PARAMS)
         if self.config.model.folder is None:
-            return self.adopt(self.placement.make(lambda: init_params(plain, key)), plain)
+            return self.adopt(self.placement.init_sharded(lambda: init_params(plain, key)), plain)
         dtype = self.model.dtype if self.model.lora_rank else "float32"
         wanted = self.placement.describe(abstract_params(plain))
-        places = jax.tree.map(lambda leaf: leaf.sharding, wanted)
-        loaded = load_params(self.config.model.folder, plain, dtype=dtype, shardings=places)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, wanted)
+        loaded = load_params(self.config.model.folder, plain, dtype=dtype, shardings=shardings)
         return self.adopt(loaded, plain)
 
     def adopt(self, policy: Params, shape: TransformerConfig) -> Params:
         """A policy to start from: the same function as this one of another shape; see `adapt`."""
         key = partial(derive_key, self.config.seed, Stream.ADAPTERS)
-        return self.placement.make(lambda policy: adapt(policy, shape, self.model, key()), policy)
+        return self.placement.init_sharded(
+            lambda policy: adapt(policy, shape, self.model, key()), policy
+        )
 
     def pack_turns(self, trajectories: Sequence[Trajectory]) -> tuple[Sequences, TurnRows]:
         """The turns of trajectories in packed sequences, as imitation reads them."""
@@ -108,10 +110,10 @@ class RunComponents:
     def fresh_state(self, policy: Params) -> TrainState:
         """The state that training starts in; takes the policy over."""
         key = partial(derive_key, self.config.seed, Stream.STATE)
-        return self.placement.make(lambda policy: self.learner.init(policy, key()), policy)
+        return self.placement.init_sharded(lambda policy: self.learner.init(policy, key()), policy)
 
     def describe_state(self) -> TrainState:
-        """Shapes and places of a state; takes no memory."""
+        """Shapes and shardings of a state; takes no memory."""
         plain = base_config(self.model)
         bare = dataclasses.replace(self, placement=Placement())
 

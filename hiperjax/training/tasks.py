@@ -13,8 +13,8 @@ def choose_tasks(tasks: Sequence[str], seed: int, first: int, count: int) -> lis
     """
     out = []
     for number in range(first, first + count):
-        epoch, place = divmod(number, len(tasks))
-        out.append(tasks[int(_shuffle(len(tasks), seed, epoch)[place])])
+        epoch, index = divmod(number, len(tasks))
+        out.append(tasks[int(_shuffle(len(tasks), seed, epoch)[index])])
     return out
 
 

@@ -127,7 +127,7 @@ def learn(
         batch, final = run.components.pack(trajectories, seed=run.iteration)
     with timer.phase("update"), run.components.placement.use_mesh():
         key = derive_key(config.seed, Stream.UPDATE, run.iteration)
-        shared = run.components.placement.share((batch, final))
+        shared = run.components.placement.replicate((batch, final))
         learned = run.components.learner.learn(run.state, *shared, key=key)
         run.state = learned.state
         metrics = {name: float(x) for name, x in jax.device_get(learned.metrics).items()}

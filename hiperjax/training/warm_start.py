@@ -52,8 +52,10 @@ def imitate_expert(components: RunComponents, policy: Params, progress: Progress
         (trajectories[:held], trajectories[held:])
     )  # fmt: skip
     optimizer = make_optimizer(c.learning_rate, c.steps)
-    test, train = components.placement.share((test, train))
-    state = components.placement.make(partial(start_imitation, components.model, optimizer), policy)
+    test, train = components.placement.replicate((test, train))
+    state = components.placement.init_sharded(
+        partial(start_imitation, components.model, optimizer), policy
+    )
     best, best_loss, bad = keep_trained(state.policy, components.model), float("inf"), 0
     rng = np.random.default_rng((config.seed, 2))
     for done in range(0, c.steps, c.check_every):

@@ -164,11 +164,11 @@ def _check_episodes(
     differences: list[str] = []
     same, steps, purchases = 0, 0, 0
     for number, episode in enumerate(recorded["episodes"]):
-        told = [f"episode {number}, {text}" for text in _replay(shop, goals, episode, tagger)]
-        same += not told
+        found = [f"episode {number}, {text}" for text in _replay(shop, goals, episode, tagger)]
+        same += not found
         steps += len(episode["steps"])
         purchases += sum("info" in step for step in episode["steps"])
-        differences += told
+        differences += found
     _tell("episodes", same, len(recorded["episodes"]), differences)
     compared = "compared" if tagger else "not compared: pass the recording's own tagger"
     print(f"  {steps} steps, {purchases} purchases; title_score and r_type {compared}")

@@ -38,7 +38,7 @@ def measure_credit(
 
 
 def explain_head(credit: Credit, inputs: CreditInputs, head: str) -> Float[Array, ""]:
-    """Explained variance of a head at the places it is fitted at, before this batch's fit."""
+    """Explained variance of a head at the turns it is fitted at, before this batch's fit."""
     if credit.tokens is not None:
         return explained_variance(credit.tokens.value, credit.tokens.ret, credit.tokens.mask)
     return explained_variance(
