@@ -156,7 +156,7 @@ def test_a_prompt_without_the_prefix_is_refused():
 
 
 @given(st.integers(0, 99), lengths)
-def test_reply_places_list_every_reply_token_once(seed, sizes):
+def test_reply_indices_list_every_reply_token_once(seed, sizes):
     sequences, rows, _, _ = pack(make_batch(seed, sizes), max_turns=6, length=64, per_sequence=3)
     reply = rows.response_mask.shape[1]
     for where, places in enumerate(sequences.reply_index):
