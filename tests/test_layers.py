@@ -24,9 +24,9 @@ GROUND = {
     "types", "config", "estimator_options", "intervals", "random_keys", "models", "kernels",
     "files", "streams", "validation",
 }  # fmt: skip
-WINGS = {"acting", "learning", "envs", "judging"}
+MIDDLE = {"acting", "learning", "envs", "judging"}
 MAY_IMPORT: Mapping[str, set[str]] = {
-    **{room: set() for room in GROUND},
+    **{package: set() for package in GROUND},
     "config": {"estimator_options"},
     "models": {"kernels", "files"},
     "validation": {"config", "estimator_options"},
@@ -37,19 +37,19 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "acting": {"envs", "models", "types"},
     "learning": {"kernels", "models", "config", "estimator_options", "types"},
     "distributed": {"acting", "models", "types"},
-    "training": GROUND | WINGS | {"presets", "distributed"},
-    "report": GROUND | WINGS | {"presets", "distributed", "training"},
-    "verification": GROUND | WINGS | {"presets", "distributed", "training"},
-    "testing": GROUND | WINGS | {"presets", "distributed", "training"},
+    "training": GROUND | MIDDLE | {"presets", "distributed"},
+    "report": GROUND | MIDDLE | {"presets", "distributed", "training"},
+    "verification": GROUND | MIDDLE | {"presets", "distributed", "training"},
+    "testing": GROUND | MIDDLE | {"presets", "distributed", "training"},
 }
-"""Room -> other rooms it may import, from the ground up; the ones not named (commands, cli,
-experiments) may import anything below them. The kernels' room is the package `hiperjax_kernels`."""
+"""Package -> other packages it may import, from the ground up; the ones not named (commands, cli,
+experiments) may import anything below them. `kernels` is the package `hiperjax_kernels`."""
 ABOVE: Mapping[str, set[str]] = {
     "commands": {"cli", "experiments"},
     "cli": {"experiments"},
     "experiments": set(),
 }
-"""Rooms at the top, and what stands above each."""
+"""Packages at the top, and what stands above each."""
 
 JAX_FREE = (
     "hiperjax.types",
@@ -130,8 +130,8 @@ def read_modules() -> list[Module]:
     return found
 
 
-def room_of(name: str) -> str | None:
-    """Room of a dotted name; None for third parties and for the bare package `hiperjax`."""
+def package_of(name: str) -> str | None:
+    """Package of a dotted name; None for third parties and for the bare package `hiperjax`."""
     top, _, rest = name.partition(".")
     if top == "hiperjax_kernels":
         return "kernels"
@@ -144,19 +144,21 @@ Complaints = Iterator[str]
 
 
 def import_upward(module: Module) -> Complaints:
-    room = room_of(module.name)
-    if room is None:
-        yield from (f"{module.name} imports {name}" for name in module.imports() if room_of(name))
+    package = package_of(module.name)
+    if package is None:
+        yield from (
+            f"{module.name} imports {name}" for name in module.imports() if package_of(name)
+        )
         return
-    rooms = MAY_IMPORT.keys() | ABOVE.keys()
-    if room not in rooms:
-        yield f"{module.name} stands in no layer; give {room!r} one in MAY_IMPORT"
+    packages = MAY_IMPORT.keys() | ABOVE.keys()
+    if package not in packages:
+        yield f"{module.name} stands in no layer; give {package!r} one in MAY_IMPORT"
         return
-    allowed = MAY_IMPORT[room] if room in MAY_IMPORT else rooms - ABOVE[room]
+    allowed = MAY_IMPORT[package] if package in MAY_IMPORT else packages - ABOVE[package]
     for name in module.imports():
-        other = room_of(name)
-        if other in rooms and other != room and other not in allowed:
-            yield f"{module.name} imports {name}; {room} may import {sorted(allowed)}"
+        other = package_of(name)
+        if other in packages and other != package and other not in allowed:
+            yield f"{module.name} imports {name}; {package} may import {sorted(allowed)}"
 
 
 def wake_jax(module: Module) -> Complaints:

@@ -1,4 +1,4 @@
-"""The walk as a whole: it runs, it resumes bit for bit, it refuses what cannot be."""
+"""The training loop as a whole: it runs, it resumes bit for bit, it refuses what cannot be."""
 
 import dataclasses
 import json

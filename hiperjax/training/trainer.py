@@ -1,4 +1,4 @@
-"""The walk: imitate, then collect, learn, evaluate, record, save; on one screen."""
+"""The training loop: imitate, then collect, learn, evaluate, record, save; on one screen."""
 
 import pathlib
 from collections.abc import Sequence
