@@ -51,7 +51,10 @@ _HOUSEHOLD_TINY = RunConfig(
     iterations=70,
     target=0.85,
     env=EnvConfig(task_types=_FIVE_TYPES),
-    prompt=PromptConfig(style="compact", history_length=1, prompt_length=112, reply_length=24),
+    # Where contexts are to grow: on a CPU attention costs as much as sequences are long.
+    prompt=PromptConfig(
+        style="compact", history_length=1, prompt_length=112, reply_length=24, window_length=320
+    ),
     rollout=RolloutConfig(
         episodes=48, slots=24, pipeline_groups=2, decode_chunk=24, temperature=0.6
     ),
@@ -74,7 +77,9 @@ _WEBSHOP_TINY = dataclasses.replace(
     _HOUSEHOLD_TINY,
     iterations=50,
     env=EnvConfig(suite="webshop"),
-    prompt=PromptConfig(style="compact", history_length=0, prompt_length=184, reply_length=32),
+    prompt=PromptConfig(
+        style="compact", history_length=0, prompt_length=184, reply_length=32, window_length=448
+    ),
     ppo=dataclasses.replace(_TINY_PPO, sequence_length=208),
     imitation=ImitationConfig(steps=400, episodes=2000, check_every=10, stop_loss=0.27),
     eval=EvalConfig(splits=("test",)),
@@ -86,7 +91,9 @@ _ALFWORLD_SMALL = dataclasses.replace(
     # A wrong name for what it wants is what most of its lost episodes are stuck on.
     credit=dataclasses.replace(_TINY_CREDIT, inadmissible_penalty=0.05),
     model=ModelConfig(hidden_size=96, intermediate_size=264, num_heads=6),
-    prompt=PromptConfig(style="compact", history_length=2, prompt_length=320, reply_length=24),
+    prompt=PromptConfig(
+        style="compact", history_length=2, prompt_length=320, reply_length=24, window_length=488
+    ),
     ppo=dataclasses.replace(_TINY_PPO, sequence_length=344, sequence_turns=4, micro_sequences=2),
     imitation=ImitationConfig(
         steps=400, episodes=1200, sequences=14, check_every=25, stop_loss=0.1
@@ -124,7 +131,7 @@ _ALFWORLD_QWEN_LORA = dataclasses.replace(
 _WEBSHOP_QWEN = dataclasses.replace(
     _ALFWORLD_QWEN,
     env=EnvConfig(suite="webshop", size="full", profile="hiper", max_turns=15),
-    prompt=PromptConfig(prompt_length=4096),
+    prompt=PromptConfig(prompt_length=4096, window_length=6144),
     credit=dataclasses.replace(
         _OFFICIAL_CREDIT,
         reward_scale=1.0,

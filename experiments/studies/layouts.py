@@ -1,6 +1,6 @@
 """The three layouts of contexts over seeds: success, seconds per iteration, tokens per turn.
 
-    python -m experiments.studies.layouts --preset household-tiny --window-length 320
+    python -m experiments.studies.layouts --preset household-tiny
 
 trains every (layout, seed) that is not yet in the folder, one after another, each with its own
 imitation, and prints the table; `--out FILE` keeps the figures as JSON. Seconds are medians over
@@ -32,8 +32,8 @@ class Study:
     """One run folder for each layout and seed goes below it."""
     layouts: tuple[str, ...] = LAYOUTS
     """Values of prompt.window."""
-    window_length: int = 320
-    """prompt.window-length of all runs."""
+    window_length: int | None = None
+    """prompt.window-length of all runs; none means the preset's."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Seeds."""
     iterations: int | None = None
@@ -56,7 +56,8 @@ def train_missing(study: Study) -> None:
             if out.exists():
                 continue
             flags = ["--seed", str(seed), "--out", str(out), "--prompt.window", layout]
-            flags += ["--prompt.window-length", str(study.window_length)]
+            if study.window_length is not None:
+                flags += ["--prompt.window-length", str(study.window_length)]
             if study.iterations is not None:
                 flags += ["--iterations", str(study.iterations)]
             command = [sys.executable, "-m", "hiperjax.cli", "train", study.preset, *flags]

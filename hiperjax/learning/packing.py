@@ -34,6 +34,8 @@ from hiperjax.types import (
 _SPANS = ("switch", "subgoal", "action")
 FEW_READS = 128
 """Reply tokens per sequence up to which room is made for all there could be."""
+MANY_READS = 384
+"""The same where windows grow: beyond, room follows the fullest sequence closely."""
 
 
 def pack_windows(
@@ -85,7 +87,9 @@ def pack_windows(
     longest = max((n for sizes in replies for n in sizes), default=1)
     reply = max(reply_length, round_up(longest, 8))
     most = max((sum(sum(replies[w]) for w in b) for b in layout.bins), default=1)
-    few = FEW_READS if grown else max(FEW_READS, -(-per_sequence * reply // 4))
+    # Few sizes, and so few compilations, where a read costs little.
+    usual = min(MANY_READS, round_up(3 * layout.length // 8, 64))
+    few = max(FEW_READS, usual if grown else -(-per_sequence * reply // 4))
     reads = min(per_sequence * reply, choose_reply_bucket(most, few, fine=grown))
     shape = room, layout.length + len(start)
     sequences, rows = _empty(shape, per_sequence, reply, reads)
