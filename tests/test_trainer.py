@@ -29,10 +29,14 @@ from hiperjax.models.lora import merge_adapters, partition
 from hiperjax.models.tokenizers import load_tokenizer
 from hiperjax.models.transformer import forward, logits
 from hiperjax.presets import PRESETS
+from hiperjax.report.credit_again import add_estimators
+from hiperjax.report.run_data import read_runs
+from hiperjax.report.timelines import recorded_episodes, tabulate_subgoals
 from hiperjax.training import build, trainer
 from hiperjax.training.build import restore_run
 from hiperjax.training.checkpoint import CheckpointError
 from hiperjax.training.metrics import METRICS, Recorder, read_lines
+from hiperjax.training.record_files import EPISODES, EVALUATIONS
 from hiperjax.training.run import open_run
 from hiperjax.training.run_folder import load_config, save_config
 from hiperjax.training.stopped import TrainingStopped
@@ -78,6 +82,29 @@ def test_a_run_leaves_everything_a_user_looks_for(finished):
     assert list((finished / "events").iterdir()) and list((finished / "samples").iterdir())
     assert load_config(finished) == small(finished)
     assert "rollout" in read_lines(finished / "timings.jsonl")[1]
+    assert [r["tallies"]["success"][1] for r in read_lines(finished / EVALUATIONS)] == [4, 4, 4]
+    check_episodes(finished)
+
+
+def check_episodes(folder: pathlib.Path) -> None:
+    """What was recorded of episodes: rewards, values and the estimator's own advantages."""
+    (run,) = read_runs([folder])
+    chosen = recorded_episodes([run])
+    assert {c.record["iteration"] for c in chosen} == {1, 2, 4}
+    assert {"best", "worst"} <= {why for c in chosen for why in c.record["why"]}
+    for c in chosen:
+        assert len(c.record["turns"]) == c.record["length"] <= 5
+        assert all(None not in turn["values"] for turn in c.record["turns"])
+    # As if another estimator had trained: the run's own, made again, gives what it recorded.
+    strangers = [dataclasses.replace(c, record=c.record | {"estimator": "x"}) for c in chosen]
+    again = add_estimators(strangers, ["hae", "flat_gae", "grpo"])
+    for before, after in zip(chosen, again, strict=True):
+        own = [turn["advantages"] for turn in before.record["turns"]]
+        for mine, theirs in zip(own, after.others["hae"], strict=True):
+            assert theirs == pytest.approx(mine, abs=2e-5)
+        assert set(after.others) == {"hae", "flat_gae"}
+        assert any("grpo: not computable" in note for note in after.notes)
+    assert tabulate_subgoals(run)
 
 
 class Killed(BaseException):
@@ -107,7 +134,8 @@ def test_resuming_continues_bit_for_bit(finished, tmp_path, monkeypatch):
     with (folder / METRICS).open("a") as file:  # what a killed process wrote after its last save
         file.write('{"iteration": 3, "success": 9.0}\n{"iteration": 4, "su')
     train(RunConfig(), resume=folder)
-    assert (folder / METRICS).read_text() == (finished / METRICS).read_text()
+    for name in (METRICS, EVALUATIONS, EPISODES):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
     whole, again = (restore_run(path, "last")[1] for path in (finished, folder))
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -40,3 +40,16 @@ def share_of(count: int) -> range:
     """The part of `count` things that is this process's own."""
     index, processes = jax.process_index(), jax.process_count()
     return range(count * index // processes, count * (index + 1) // processes)
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays on the host, whole, wherever they lie; all processes must call this."""
+
+    def get(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not (
+            leaf.is_fully_addressable or leaf.is_fully_replicated
+        ):
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(leaf)
+
+    return jax.tree.map(get, tree)

@@ -174,6 +174,11 @@ class Learner:
         return estimate(c.estimator, inputs, **self.options)
 
     @partial(jax.jit, static_argnames="self")
+    def explain(self, inputs: CreditInputs) -> Credit:
+        """The credit that a batch was learned from, turn by turn, before whitening."""
+        return self._estimate(inputs)
+
+    @partial(jax.jit, static_argnames="self")
     def compare(self, state: TrainState, batch: PackedBatch, inputs: CreditInputs) -> Metrics:
         """What every estimator that can says of this batch (see `credit.compare`)."""
         names = [
@@ -391,9 +396,9 @@ class Learner:
             metrics |= value_metrics
             if number == 0:  # the credit once more, now that the critic is warm
                 scores, more = self.score_or_rescore(state, batch, final)
-                state, prepared, _, _ = self.assign(state, batch, scores)
+                state, prepared, inputs, _ = self.assign(state, batch, scores)
                 passes += more
         state, policy_metrics = self.update(state, prepared, *order(key, epochs=p.epochs))
         work = Work(passes, self.score_sequences, p.epochs + fits, tuple(sizes))
         state = state._replace(batches=state.batches + 1)
-        return LearnResult(state, metrics | policy_metrics, work)
+        return LearnResult(state, metrics | policy_metrics, work, inputs)

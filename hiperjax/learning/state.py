@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Int, Key
 
 from hiperjax.learning import least_squares
+from hiperjax.learning.credit.types import CreditInputs
 from hiperjax.learning.losses import Metrics
 from hiperjax.models.heads import Heads, init_heads, init_projection, random_features
 from hiperjax.models.lora import base_config, combine, init_adapters, split_trained
@@ -71,6 +72,8 @@ class LearnResult(NamedTuple):
     state: TrainState
     metrics: Metrics
     work: Work
+    inputs: CreditInputs
+    """rewards and values that the policy's step was taken with"""
 
 
 def features_of(critic: CriticState, hidden: Array) -> Array:

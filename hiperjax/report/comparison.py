@@ -138,6 +138,7 @@ def _mean_of(group: Group, rows: Sequence[Row]) -> Mean:
     if not rates:
         return Mean(group.label, 0, math.nan, None)
     mean, low, high = interval_of_mean(rates)
+    low, high = max(0.0, low), min(1.0, high)  # it is a share
     return Mean(group.label, len(rates), mean, (low, high) if len(rates) > 1 else None)
 
 

@@ -60,6 +60,8 @@ def state_of(run: RunData, now: float) -> str:
     doing = f"iteration {run.iteration}" + (f" of {run.iterations}" if run.iterations else "")
     if not isinstance(phase, str) or since is None:
         return doing
+    if phase in ("done", "stopped"):
+        return f"{phase} at {doing}"
     silent = now - (as_number(run.progress.get("updated")) or since)
     usual = usual_seconds(run)
     if silent > max(60.0, STALE * (usual or 60.0)):

@@ -10,7 +10,7 @@ from hiperjax.report.run_data import Record, RunData, as_number
 from hiperjax.report.timelines import Advantages, Chosen
 
 STREAMS = ("low", "high", "term")
-FLAGS = ("low_fit", "has_switch", "has_subgoal")
+FLAGS = ("low_value_mask", "has_switch", "has_subgoal")
 
 
 def add_estimators(episodes: Sequence[Chosen], names: Sequence[str]) -> list[Chosen]:
@@ -113,8 +113,6 @@ def _build_inputs(records: Sequence[Record], bootstrap: str) -> Any:
     boundary = grid(lambda turn: turn.get("switch") is True, bool)
     boundary[:, 0] = True
     flags = {name: grid(lambda t, k=name: t.get(k) is not False, bool) & mask for name in FLAGS}
-    chances = grid(lambda t: as_number(t.get("switch_prob")) or float(bool(t.get("switch"))),
-                   np.float32)  # fmt: skip
     inputs = CreditInputs(
         grid(lambda turn: turn["shaped"], np.float32),
         mask,
@@ -123,8 +121,13 @@ def _build_inputs(records: Sequence[Record], bootstrap: str) -> Any:
         *values,
         *ends,
         **flags,
-        switch=boundary,
-        switch_prob=chances,
+        switch_prob=grid(_switch_probability, np.float32),
         v_keep=grid(lambda turn: as_number(turn.get("v_keep")) or 0.0, np.float32),
     )
     return bootstrap_last_turn(inputs) if bootstrap == "last_turn" else inputs
+
+
+def _switch_probability(turn: Record) -> float:
+    """As sampled, where the record does not tell."""
+    chance = as_number(turn.get("switch_prob"))
+    return float(turn.get("switch") is True) if chance is None else chance

@@ -188,6 +188,11 @@ def _streams(groups: Sequence[Group]) -> Iterator[Drawing]:
                 yield draw(Chart(title + more, lines, about="by stream", bounds=bounds))
 
 
+def _is_statistic(name: str, statistic: str) -> bool:
+    """`compare/ESTIMATOR/STATISTIC`; earlier versions called it `lab/...`."""
+    return name.startswith(("compare/", "lab/")) and name.endswith(f"/{statistic}")
+
+
 def _estimators(groups: Sequence[Group]) -> Iterator[Drawing]:
     """A chart per statistic and group, a line per estimator."""
     for statistic, bounds in (
@@ -195,9 +200,7 @@ def _estimators(groups: Sequence[Group]) -> Iterator[Drawing]:
         ("between_segments", SHARES), ("explained_low", (-0.25, 1.0)),
         ("explained_high", (-0.25, 1.0)), ("explained_term", (-0.25, 1.0)),
     ):  # fmt: skip
-        names = [
-            n for n in _names(groups) if n.startswith("compare/") and n.endswith(f"/{statistic}")
-        ]
+        names = [n for n in _names(groups) if _is_statistic(n, statistic)]
         for group in groups:
             lines = []
             for color, name in enumerate(names):

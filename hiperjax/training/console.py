@@ -11,8 +11,10 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from hiperjax.envs.workers import EnvFailure
+from hiperjax.files import dump_json
 from hiperjax.streams import SafeStream, tell
 from hiperjax.training.evaluation import Evaluation
+from hiperjax.training.record_files import PROGRESS
 
 WIDTH = 20
 
@@ -35,6 +37,8 @@ class Progress:
     def __init__(self, iterations: int, *, quiet: bool = False, folder: pathlib.Path | None = None):
         self.iterations = iterations
         self._log = None if folder is None or quiet else folder / LOG
+        self._now = None if folder is None or quiet else folder / PROGRESS
+        self._phase = ("", 0.0)
         stream = SafeStream(sys.stdout, self._lose)
         self.console = Console(
             file=stream,  # type: ignore[arg-type]
@@ -66,6 +70,20 @@ class Progress:
             with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as file:
                 file.write(text.encode("utf-8", "replace").decode() + "\n")
 
+    def phase(self, name: str, done: float = 0, total: float = 0) -> None:
+        """What goes on now, for whoever watches the folder: how much of how much, if known."""
+        if self._now is None:
+            return
+        now = time.time()
+        if name != self._phase[0]:
+            self._phase = name, now
+        record = {"phase": name, "since": self._phase[1], "updated": now, "done": done,
+                  "total": total}  # fmt: skip
+        partial = self._now.with_name(f".{PROGRESS}.partial")
+        with contextlib.suppress(OSError):  # a full disk hides the phase, no more
+            partial.write_text(dump_json(record) + "\n")
+            partial.replace(self._now)
+
     @property
     def elapsed(self) -> float:
         """Seconds since this session began."""
@@ -83,6 +101,7 @@ class Progress:
 
     def imitation(self, step: int, steps: int, loss: float, held_loss: float) -> None:
         """One measurement of imitation."""
+        self.phase("imitation", step, steps)
         self.say(f"imitation {step:5d}/{steps}   loss {loss:.3f}   held-out {held_loss:.3f}")
 
     def lost(self, failures: Sequence[EnvFailure]) -> None:
@@ -127,6 +146,7 @@ class Progress:
         self, folder: pathlib.Path, iteration: int, best: float, best_at: int, stopped: bool
     ) -> None:
         """What happened, and what to look at next."""
+        self.phase("stopped" if stopped else "done")
         self._bar.stop()
         if stopped:
             self.say(f"stopped after iteration {iteration}, saved. Go on with:")

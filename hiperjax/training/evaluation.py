@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jaxtyping import Array, Key
@@ -76,6 +77,17 @@ class Evaluation:
         if not self.trajectories:
             return f"{lost}: none was played, so there is no rate"
         return f"{lost}; {self.played.rate:.3f} of the {self.played.trials} played"
+
+    def record(self, iteration: int) -> dict[str, Any]:
+        """The counts behind the rates, for the run's record."""
+        tallies = {"success": self.overall} | self.by_type
+        counts = {name: [t.successes, t.trials] for name, t in tallies.items()}
+        return {
+            "iteration": iteration,
+            "split": self.split,
+            "tallies": counts,
+            "lost": len(self.failures),
+        }
 
     def table(self) -> str:
         """One line per task type: successes, rate, 95 % interval; and what was lost."""

@@ -7,13 +7,15 @@ a run that was never interrupted. What a clock measures stands in `timings.jsonl
 import json
 import pathlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tensorboardX import SummaryWriter
 
 from hiperjax.files import dump_json, write_text
+from hiperjax.training.record_files import EVALUATIONS, METRICS, TIMINGS
 
-METRICS, TIMINGS, EVENTS = "metrics.jsonl", "timings.jsonl", "events"
+EVENTS = "events"
 
 
 def read_records(path: pathlib.Path) -> tuple[list[dict], list[str]]:
@@ -48,12 +50,18 @@ def read_lines(path: pathlib.Path) -> list[dict]:
     return records
 
 
-def _rewind(path: pathlib.Path, iteration: int) -> list[str]:
+def rewind(path: pathlib.Path, iteration: int) -> list[str]:
     """Forget every record later than the iteration; returns what was wrong with the file."""
     records, complaints = read_records(path)
     kept = [record for record in records if record["iteration"] <= iteration]
     write_text(path, "".join(dump_json(record) + "\n" for record in kept))
     return complaints
+
+
+def append(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Add records to a JSON-lines file."""
+    with path.open("a") as file:
+        file.write("".join(dump_json(record) + "\n" for record in records))
 
 
 class Recorder:
@@ -62,7 +70,9 @@ class Recorder:
     def __init__(self, folder: pathlib.Path, *, iteration: int = -1):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.complaints = [c for n in (METRICS, TIMINGS) for c in _rewind(folder / n, iteration)]
+        self.complaints = [
+            c for n in (METRICS, TIMINGS, EVALUATIONS) for c in rewind(folder / n, iteration)
+        ]
         """what was wrong with the files of an earlier session"""
         self._events = SummaryWriter(str(folder / EVENTS), purge_step=iteration + 1)
 
@@ -77,10 +87,13 @@ class Recorder:
                 self._events.add_scalar(group + name, value, iteration)
         self._events.flush()
 
+    def evaluation(self, record: Mapping[str, Any]) -> None:
+        """Append the counts of one evaluation; they must not depend on the clock."""
+        append(self.folder / EVALUATIONS, [record])
+
     def _append(self, name: str, iteration: int, values: Mapping[str, float]) -> None:
         record = {"iteration": iteration} | {k: float(v) for k, v in values.items()}
-        with (self.folder / name).open("a") as file:
-            file.write(dump_json(record) + "\n")
+        append(self.folder / name, [record])
 
     def close(self) -> None:
         self._events.close()
@@ -94,6 +107,9 @@ class Unrecorded:
     def write(
         self, iteration: int, metrics: Mapping[str, float], timings: Mapping[str, float]
     ) -> None:
+        """Nothing."""
+
+    def evaluation(self, record: Mapping[str, Any]) -> None:
         """Nothing."""
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from hiperjax.training.build import build_components, join_processes
 from hiperjax.training.checkpoint import Checkpoints
 from hiperjax.training.components import RunComponents
 from hiperjax.training.console import Progress
+from hiperjax.training.episode_record import EpisodeLog
 from hiperjax.training.folder_lock import FolderLock, make_new_folder
 from hiperjax.training.metrics import Recorder, Unrecorded
 from hiperjax.training.run_folder import (
@@ -39,6 +40,7 @@ class Run:
     folder: pathlib.Path
     checkpoints: Checkpoints
     recorder: Recorder | Unrecorded
+    episodes: EpisodeLog
     progress: Progress
     lock: FolderLock | None
     """lock of the folder; held by the first process"""
@@ -167,6 +169,7 @@ def _open_claimed(
         folder=folder,
         checkpoints=checkpoints,
         recorder=recorder,
+        episodes=EpisodeLog(folder, components.suite.task_type, started, writes=is_first()),
         progress=progress,
         lock=lock,
         state=state,

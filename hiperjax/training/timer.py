@@ -3,7 +3,7 @@
 import collections
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.monitoring
@@ -31,8 +31,10 @@ class Timer:
     """Wall seconds since it was made, in named phases; compiling is a phase of its own, taken out
     of the one it happens in."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[str], object] = lambda name: None) -> None:
+        """`tell` hears the name of each phase as it begins."""
         _Compiler.listen()
+        self._tell = tell
         self.seconds: dict[str, float] = collections.defaultdict(float)
         self._start = time.perf_counter()
 
@@ -42,6 +44,7 @@ class Timer:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        self._tell(name)
         start, before = time.perf_counter(), _Compiler.seconds
         try:
             yield

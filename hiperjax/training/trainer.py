@@ -7,11 +7,13 @@ import jax
 
 from hiperjax.acting.collector import RolloutResult
 from hiperjax.config import RunConfig
-from hiperjax.distributed.processes import allgather_objects, is_first
-from hiperjax.learning.state import Work
+from hiperjax.distributed.processes import allgather_objects, fetch, is_first
+from hiperjax.learning.credit.types import CreditInputs
+from hiperjax.learning.state import LearnResult, Work
 from hiperjax.random_keys import Stream, derive_key
 from hiperjax.training.checkpoint import SaveError, explain
 from hiperjax.training.diagnostics import describe, warn_of_collapse
+from hiperjax.training.episode_record import EpisodeBatch
 from hiperjax.training.evaluation import Evaluation, evaluate
 from hiperjax.training.interrupt import StopRequest
 from hiperjax.training.run import Run, open_run, save
@@ -120,8 +122,8 @@ def collect(run: Run, timer: Timer) -> RolloutResult:
 
 def learn(
     run: Run, trajectories: Sequence[Trajectory], timer: Timer
-) -> tuple[PackedBatch, dict[str, float], Work]:
-    """One iteration's learning from its trajectories: the batch, its metrics, the work it took."""
+) -> tuple[PackedBatch, dict[str, float], LearnResult]:
+    """One iteration's learning from its trajectories: the batch, its metrics, all that came out."""
     config = run.components.config
     with timer.phase("pack"):
         batch, final = run.components.pack(trajectories, seed=run.iteration)
@@ -131,7 +133,7 @@ def learn(
         learned = run.components.learner.learn(run.state, *shared, key=key)
         run.state = learned.state
         metrics = {name: float(x) for name, x in jax.device_get(learned.metrics).items()}
-    return batch, metrics, learned.work
+    return batch, metrics, learned
 
 
 def account_iteration(
@@ -160,22 +162,19 @@ def account_iteration(
 
 def iterate(run: Run) -> Ledger:
     """Collect, learn, record; returns where the time went."""
-    timer = Timer()
+    timer = Timer(run.progress.phase)
     config = run.components.config
     result = collect(run, timer)
     health = describe(result.trajectories)
-    batch, metrics, work = learn(run, result.trajectories, timer)
+    batch, metrics, learned = learn(run, result.trajectories, timer)
     metrics |= health
     metrics |= {"failed_episodes": len(result.failures)} | result.stats.metrics()
     run.iteration += 1
-    if is_first() and (run.iteration % config.eval.every == 0 or run.iteration == 1):
-        write_samples(
-            run.folder, run.iteration, result.trajectories, run.components.prompter.tokenizer
-        )
+    record_episodes(run, result.trajectories, learned.inputs)
     if run.iteration % config.eval.every == 0 or run.iteration == config.iterations:
         metrics |= run_evaluation(run, timer)
     timer.seconds["checkpoint"] = run.saving
-    ledger = account_iteration(run, result, batch, work, timer)
+    ledger = account_iteration(run, result, batch, learned.work, timer)
     run.saving = 0.0
     timings = timer.seconds | {f"ledger/{kind}": s for kind, s in ledger.seconds.items()}
     if run.components.prompter.windows.grow:
@@ -195,6 +194,28 @@ def iterate(run: Run) -> Ledger:
     return ledger
 
 
+def record_episodes(run: Run, trajectories: Sequence[Trajectory], inputs: CreditInputs) -> None:
+    """Chosen episodes with their rewards, values and advantages, when it is time."""
+    c = run.components
+    due = run.iteration % c.config.eval.every == 0 or run.iteration == 1
+    if due and is_first():
+        write_samples(run.folder, run.iteration, trajectories, c.prompter.tokenizer)
+    if not run.episodes.wants(trajectories, due=due):
+        return
+    with c.placement.use_mesh():
+        found = fetch((inputs, c.learner.explain(inputs)))
+    fields = found[0]._asdict() | found[1].by_turn()
+    batch = EpisodeBatch(
+        iteration=run.iteration,
+        trajectories=trajectories,
+        credited={name: x for name, x in fields.items() if x is not None},
+        estimator=c.config.credit.estimator,
+        decode=c.prompter.tokenizer.decode,
+        task_type=c.suite.task_type,
+    )
+    run.episodes.write(batch, due=due)
+
+
 def run_evaluation(run: Run, timer: Timer) -> dict[str, float]:
     """Evaluate on the configured splits; remember the best and the time to the target."""
     c = run.components.config.eval
@@ -211,6 +232,7 @@ def run_evaluation(run: Run, timer: Timer) -> dict[str, float]:
                 max_tasks=c.max_tasks,
             )
         metrics |= result.metrics()
+        run.recorder.evaluation(result.record(run.iteration))
         run.progress.evaluation(run.iteration, result)
         if number == 0:
             _note_score(run, result)
@@ -245,7 +267,7 @@ def evaluate_and_save(run: Run) -> None:
     """
     config = run.components.config
     if run.iteration == 0:
-        timer = Timer()
+        timer = Timer(run.progress.phase)
         metrics = run_evaluation(run, timer)
         run.recorder.write(0, metrics, timer.seconds)
     best = run.best_iteration == run.iteration and run.best >= 0

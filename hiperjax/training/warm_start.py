@@ -41,6 +41,7 @@ def warm_start(run: Run) -> None:
 def imitate_expert(components: RunComponents, policy: Params, progress: Progress) -> Params:
     """Behavior cloning with early stopping on held-out episodes; returns the best policy seen."""
     config, c = components.config, components.config.imitation
+    progress.phase("expert episodes")
     progress.say(f"imitation: playing {c.episodes} expert episodes")
     demos = play_expert(config, components.suite, c.episodes, noise=c.noise, seed=config.seed)
     if len(demos) < c.episodes:
