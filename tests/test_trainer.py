@@ -36,7 +36,7 @@ from hiperjax.training import build, trainer
 from hiperjax.training.build import restore_run
 from hiperjax.training.checkpoint import CheckpointError
 from hiperjax.training.metrics import METRICS, Recorder, read_lines
-from hiperjax.training.record_files import EPISODES, EVALUATIONS
+from hiperjax.training.record_files import EPISODES, EVALUATIONS, PROGRESS
 from hiperjax.training.run import open_run
 from hiperjax.training.run_folder import load_config, save_config
 from hiperjax.training.stopped import TrainingStopped
@@ -83,6 +83,7 @@ def test_a_run_leaves_everything_a_user_looks_for(finished):
     assert load_config(finished) == small(finished)
     assert "rollout" in read_lines(finished / "timings.jsonl")[1]
     assert [r["tallies"]["success"][1] for r in read_lines(finished / EVALUATIONS)] == [4, 4, 4]
+    assert json.loads((finished / PROGRESS).read_text())["phase"] == "done"
     check_episodes(finished)
 
 

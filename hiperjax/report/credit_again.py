@@ -95,29 +95,31 @@ def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _build_inputs(records: Sequence[Record], bootstrap: str) -> Any:
     """The records as a batch, padded to the longest."""
+    import jax.numpy as jnp
+
     from hiperjax.learning.credit.endings import bootstrap_last_turn
     from hiperjax.learning.credit.types import CreditInputs
 
     shape = len(records), max(len(record["turns"]) for record in records)
 
-    def grid(read: Any, dtype: type) -> np.ndarray:
+    def grid(read: Any, dtype: type) -> Any:
         out = np.zeros(shape, dtype)
         for row, record in enumerate(records):
             for t, turn in enumerate(record["turns"]):
                 out[row, t] = read(turn)
-        return out
+        return jnp.asarray(out)
 
     mask = grid(lambda turn: True, bool)
     values = [grid(lambda turn, n=n: turn["values"][n], np.float32) for n in range(3)]
-    ends = [np.array([r["bootstrap"][n] for r in records], np.float32) for n in range(3)]
+    ends = [jnp.array([r["bootstrap"][n] for r in records], jnp.float32) for n in range(3)]
     boundary = grid(lambda turn: turn.get("switch") is True, bool)
-    boundary[:, 0] = True
+    boundary = boundary.at[:, 0].set(True)
     flags = {name: grid(lambda t, k=name: t.get(k) is not False, bool) & mask for name in FLAGS}
     inputs = CreditInputs(
         grid(lambda turn: turn["shaped"], np.float32),
         mask,
         boundary,
-        np.array([record.get("ending") == "terminated" for record in records]),
+        jnp.array([record.get("ending") == "terminated" for record in records]),
         *values,
         *ends,
         **flags,
