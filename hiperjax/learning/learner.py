@@ -167,16 +167,12 @@ class Learner:
             passes += 1
         return scores._replace(rescored=jnp.asarray(True)), passes
 
-    def _estimate(self, inputs: CreditInputs) -> Credit:
+    def credit_of(self, inputs: CreditInputs) -> Credit:
+        """Credit by turn, before whitening."""
         c = self.credit
         if c.bootstrap == "last_turn":
             inputs = bootstrap_last_turn(inputs)
         return estimate(c.estimator, inputs, **self.options)
-
-    @partial(jax.jit, static_argnames="self")
-    def explain(self, inputs: CreditInputs) -> Credit:
-        """The credit that a batch was learned from, turn by turn, before whitening."""
-        return self._estimate(inputs)
 
     @partial(jax.jit, static_argnames="self")
     def compare(self, state: TrainState, batch: PackedBatch, inputs: CreditInputs) -> Metrics:
@@ -220,7 +216,7 @@ class Learner:
             refitted = self._refit(critic, state.batches, gather, batch)
             critic = keep_where(all_finite(refitted), refitted, critic)
         inputs, terms = gather(critic.heads)
-        credit = self._estimate(inputs)
+        credit = self.credit_of(inputs)
         prepared = prepare_batch(
             credit,
             inputs,
@@ -240,7 +236,7 @@ class Learner:
 
         def refit(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
             heads, memory = carry
-            target, mask = list_targets(self._estimate(gather(heads)[0]), batch)
+            target, mask = list_targets(self.credit_of(gather(heads)[0]), batch)
             moments = least_squares.measure(gather.keywords["features"], target, mask)
             memory = least_squares.remember(memory, moments, slot)
             return least_squares.solve(memory, self.critic.ridge), memory

@@ -2,13 +2,15 @@
 
 import pathlib
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 
 from hiperjax.acting.collector import RolloutResult
 from hiperjax.config import RunConfig
 from hiperjax.distributed.processes import allgather_objects, fetch, is_first
-from hiperjax.learning.credit.types import CreditInputs
+from hiperjax.learning.credit.types import Credit, CreditInputs
+from hiperjax.learning.learner import Learner
 from hiperjax.learning.state import LearnResult, Work
 from hiperjax.random_keys import Stream, derive_key
 from hiperjax.training.checkpoint import SaveError, explain
@@ -194,6 +196,13 @@ def iterate(run: Run) -> Ledger:
     return ledger
 
 
+@partial(jax.jit, static_argnames="learner")
+def explain_credit(learner: Learner, inputs: CreditInputs) -> Credit:
+    """The credit that a batch was learned from; a program of its own, so that recording leaves the
+    learner's as they are."""
+    return learner.credit_of(inputs)
+
+
 def record_episodes(run: Run, trajectories: Sequence[Trajectory], inputs: CreditInputs) -> None:
     """Chosen episodes with their rewards, values and advantages, when it is time."""
     c = run.components
@@ -203,7 +212,7 @@ def record_episodes(run: Run, trajectories: Sequence[Trajectory], inputs: Credit
     if not run.episodes.wants(trajectories, due=due):
         return
     with c.placement.use_mesh():
-        found = fetch((inputs, c.learner.explain(inputs)))
+        found = fetch((inputs, explain_credit(c.learner, inputs)))
     fields = found[0]._asdict() | found[1].by_turn()
     batch = EpisodeBatch(
         iteration=run.iteration,
