@@ -54,11 +54,17 @@ def train(args: Sequence[str]) -> Action:
             iterations: int | None = None
             """Train on to so many iterations in all, or end earlier; a falling learning rate falls
             over these. None: the run's own number."""
+            accept_changed_prompt: bool = False
+            """Go on although the prompt is not the one the run was trained on, and record it."""
             mesh: MeshConfig = own
             """Its own, unless others are given: a run may go on with other devices."""
 
         found = parse(Resume, args=args, prog="hiperjax train")
-        options = {"resume": found.resume, "iterations": found.iterations}
+        options = {
+            "resume": found.resume,
+            "iterations": found.iterations,
+            "accept_changed_prompt": found.accept_changed_prompt,
+        }
         return partial(_train, RunConfig(mesh=found.mesh), **options)
     return partial(_train, read_settings("train", args))
 

@@ -11,14 +11,19 @@ from hiperjax.config import RunConfig
 from hiperjax.presets import DEFAULT, PRESETS
 from hiperjax.training.build import restore_run
 from hiperjax.training.run import open_run
-from hiperjax.training.run_folder import load_config
+from hiperjax.training.run_folder import TOKENIZER, load_config
 from hiperjax.training.trainer import iterate
 from hiperjax.training.utilization import render
 from hiperjax.training.warm_start import warm_start
 
 
 def bench(
-    target: Annotated[str, tyro.conf.Positional] = DEFAULT, /, *, iterations: int = 3, skip: int = 1
+    target: Annotated[str, tyro.conf.Positional] = DEFAULT,
+    /,
+    *,
+    iterations: int = 3,
+    skip: int = 1,
+    accept_changed_prompt: bool = False,
 ) -> int:
     """Run some iterations and print the waste ledger; nothing of them is kept.
 
@@ -26,19 +31,34 @@ def bench(
       target: run folder, whose last policy is taken, or preset, which imitates first.
       iterations: to run and average over.
       skip: iterations run before those, to compile.
+      accept_changed_prompt: measure a run although its prompt is not the one it was trained on.
     """
-    folder = None if target in PRESETS else pathlib.Path(target)
-    config = PRESETS[target][1] if folder is None else load_config(folder)
-    with tempfile.TemporaryDirectory() as place:
-        run = open_run(_without_evaluation(config, pathlib.Path(place) / "bench"), None)
-        if folder is None:
+    trained = None
+    if target in PRESETS:
+        config = PRESETS[target][1]
+    else:
+        folder = pathlib.Path(target)
+        config = _with_tokenizer(load_config(folder), folder / TOKENIZER)
+        trained = restore_run(folder, "last", accept_changed_prompt=accept_changed_prompt)[1]
+    with tempfile.TemporaryDirectory() as temporary:
+        run = open_run(_without_evaluation(config, pathlib.Path(temporary) / "bench"), None)
+        if trained is None:
             warm_start(run)
         else:
-            run.state = restore_run(folder, "last")[1]
+            run.state = trained
         ledgers = [iterate(run) for _ in range(skip + iterations)]
         run.close()
     print(render(ledgers[skip:]))
     return 0
+
+
+def _with_tokenizer(config: RunConfig, tokenizer: pathlib.Path) -> RunConfig:
+    """The same run with the tokenizer it has, and not one trained anew."""
+    if config.model.folder is not None:
+        return config
+    return dataclasses.replace(
+        config, init=None, model=dataclasses.replace(config.model, tokenizer=tokenizer)
+    )
 
 
 def _without_evaluation(config: RunConfig, out: pathlib.Path) -> RunConfig:

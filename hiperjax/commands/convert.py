@@ -71,7 +71,7 @@ def export_run(run: pathlib.Path, target: pathlib.Path, *, which: Which = "best"
 
 
 def _write_policy(run: pathlib.Path, target: pathlib.Path, which: Which) -> None:
-    components, state = restore_run(run, which)
+    components, state = restore_run(run, which, accept_changed_prompt=True)
     wide = cast_params(state.policy, "float32")
     merged = merge_adapters(wide, components.model)
     params, published = spell_out(merged, base_config(components.model))

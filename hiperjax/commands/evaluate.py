@@ -33,6 +33,7 @@ def evaluate_run(
     data: pathlib.Path | None = None,
     games: pathlib.Path | None = None,
     options: tuple[str, ...] = (),
+    accept_changed_prompt: bool = False,
 ) -> int:
     """Success per task type on a full split, with 95 % Wilson intervals.
 
@@ -50,6 +51,7 @@ def evaluate_run(
       data: with --policy script: folder of official files (suite webshop).
       games: with --policy script: folder of official games (suite alfworld).
       options: with --policy script: other options of the suite, each KEY=VALUE.
+      accept_changed_prompt: evaluate although the prompt is not the one the run was trained on.
     """
     if policy == "script":
         folders = {"data": data, "games": games}
@@ -57,7 +59,9 @@ def evaluate_run(
         _evaluate_scripts(make_suite(target, **given, **parse_options(target, options)),
                           split, max_tasks or BASELINE_EPISODES)  # fmt: skip
         return 0
-    components, state = restore_run(pathlib.Path(target), which)
+    components, state = restore_run(
+        pathlib.Path(target), which, accept_changed_prompt=accept_changed_prompt
+    )
     c = components.config.eval
     split = split or c.splits[0]
     check_split(components.suite, split, "--split")

@@ -2,10 +2,11 @@
 
 import pathlib
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
+from hiperjax.acting.collector import RolloutResult
 from hiperjax.commands.terminal import Recorded, Recording, play
 from hiperjax.envs.base import Suite
 from hiperjax.envs.registry import make_suite, parse_options
@@ -32,6 +33,7 @@ def play_suite(
     temperature: float = 0.0,
     delay: float = 0.5,
     show_context: bool = False,
+    accept_changed_prompt: bool = False,
 ) -> None:
     """Play a game yourself; or watch a trained policy, the expert, or a recording.
 
@@ -49,9 +51,18 @@ def play_suite(
       temperature: Sampling temperature of the watched policy; 0 is greedy.
       delay: seconds between turns, when watching.
       show_context: Also print the watched policy's prompt as it sees it, turn by turn.
+      accept_changed_prompt: Watch a policy that was trained on another prompt than today's.
     """
     if run is not None:
-        _watch_policy(run, split, number, temperature, delay, show_context)
+        components, state = restore_run(run, "best", accept_changed_prompt=accept_changed_prompt)
+        task_id = pick_task(components.suite, split or components.config.eval.splits[0], number)
+        result = components.rollout.collect(
+            state.policy,
+            [task_id],
+            key=derive_key(number, Stream.EVALUATION),
+            temperature=temperature,
+        )
+        show_result(result, components.prompter.tokenizer, delay, show_context)
         return
     folders = {"games": games, "data": data}
     given = {name: folder for name, folder in folders.items() if folder is not None}
@@ -74,21 +85,9 @@ def pick_task(suite: Suite, split: str | None, number: int) -> str:
     return tasks[number]
 
 
-def _watch_policy(
-    run: pathlib.Path,
-    split: str | None,
-    number: int,
-    temperature: float,
-    delay: float,
-    show_context: bool,
-) -> None:
-    components, state = restore_run(run, "best")
-    task_id = pick_task(components.suite, split or components.config.eval.splits[0], number)
-    result = components.rollout.collect(
-        state.policy, [task_id], key=derive_key(number, Stream.EVALUATION), temperature=temperature
-    )
+def show_result(result: RolloutResult, tokenizer: Any, delay: float, show_context: bool) -> None:
+    """Print what a policy played, turn by turn."""
     for trajectory in result.trajectories:
-        tokenizer = components.prompter.tokenizer
         text = render_trajectory(trajectory, tokenizer, context=show_context)
         for paragraph in text.split("-- turn"):
             print(("-- turn" if paragraph.startswith(" ") else "") + paragraph, end="")

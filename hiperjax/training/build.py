@@ -8,6 +8,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from hiperjax.acting.blocks import TAGS
+from hiperjax.acting.collector import Collector
 from hiperjax.acting.demonstrations import Demonstration, EpisodeLost, demonstrate, list_texts
 from hiperjax.acting.prompts import Prompter, WindowRules
 from hiperjax.acting.renderers import Renderer, list_renderers, make_renderer
@@ -15,9 +16,10 @@ from hiperjax.acting.rollout import Rollout
 from hiperjax.config import ConfigError, MeshConfig, RunConfig
 from hiperjax.distributed import mesh as meshes
 from hiperjax.distributed.mesh import MeshError, Placement
+from hiperjax.distributed.processes import is_first
 from hiperjax.distributed.rollout import DistributedRollout
 from hiperjax.envs.base import Suite
-from hiperjax.envs.workers import EnvFailure, make_workers
+from hiperjax.envs.workers import EnvFailure, EnvWorkers, make_workers
 from hiperjax.learning.credit.registry import check_choice
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.state import TrainState
@@ -33,6 +35,7 @@ from hiperjax.models.weights import check_tensors
 from hiperjax.streams import tell
 from hiperjax.training.checkpoint import Checkpoints, Which
 from hiperjax.training.components import RunComponents
+from hiperjax.training.prompt_record import check_prompt
 from hiperjax.training.run_folder import ARCHITECTURE, CHECKPOINTS, TOKENIZER, load_config
 from hiperjax.training.suites import build_suite
 
@@ -256,14 +259,42 @@ def check_checkpoint(folder: pathlib.Path, model: TransformerConfig) -> None:
     check_tensors(find_tensors(folder), base_config(model), str(folder))
 
 
-def build_components(config: RunConfig, folder: pathlib.Path | None = None) -> RunComponents:
-    """Everything a run needs but its parameters; `folder` is an existing run's, if any."""
+def check_run_prompt(
+    config: RunConfig, suite: Suite, folder: pathlib.Path, *, accept: bool
+) -> None:
+    """Refuse a run whose prompt is not the one it was trained on, unless that is accepted.
+
+    Raises:
+      ConfigError: says what has changed.
+    """
+    notice = check_prompt(
+        folder,
+        make_run_renderer(config, suite),
+        suite.hints,
+        grows=config.prompt.window != "turn",
+        accept=accept,
+    )
+    if notice and is_first():
+        tell(notice)
+
+
+def build_components(
+    config: RunConfig, folder: pathlib.Path | None = None, *, accept_changed_prompt: bool = False
+) -> RunComponents:
+    """Everything a run needs but its parameters.
+
+    Args:
+      config: of the run.
+      folder: of an existing run, if it is one.
+      accept_changed_prompt: its prompt may be another than it was trained on.
+    """
     check_style(config)
     check_weights(config)
     suite = build_suite(config, new=folder is None)
+    if folder is not None:
+        check_run_prompt(config, suite, folder, accept=accept_changed_prompt)
     check_estimator(config, suite)
     tokenizer = build_tokenizer(config, suite, folder)
-    p, r = config.prompt, config.rollout
     prompter = make_prompter(config, suite, tokenizer)
     placement = make_placement(config.mesh)
     config = fit_sequences(
@@ -280,7 +311,29 @@ def build_components(config: RunConfig, folder: pathlib.Path | None = None) -> R
         check_checkpoint(config.model.folder, model)
     env = config.env
     workers = make_workers(suite, env.backend, env.num_workers, env.step_timeout)
-    max_turns = config.env.max_turns or suite.max_turns
+    return RunComponents(
+        config=config,
+        suite=suite,
+        prompter=prompter,
+        model=model,
+        workers=workers,
+        rollout=make_rollout(config, suite, prompter, model, workers, placement),
+        learner=make_learner(config, model),
+        max_turns=env.max_turns or suite.max_turns,
+        placement=placement,
+    )
+
+
+def make_rollout(
+    config: RunConfig,
+    suite: Suite,
+    prompter: Prompter,
+    model: TransformerConfig,
+    workers: EnvWorkers,
+    placement: Placement,
+) -> Collector:
+    """What collects the run's episodes."""
+    p, r = config.prompt, config.rollout
     rollout = Rollout(
         config=model,
         prompter=prompter,
@@ -289,7 +342,7 @@ def build_components(config: RunConfig, folder: pathlib.Path | None = None) -> R
         slots=r.slots // jax.process_count(),
         prompt_length=p.prompt_length,
         reply_length=p.reply_length,
-        max_turns=max_turns,
+        max_turns=config.env.max_turns or suite.max_turns,
         decode_chunk=r.decode_chunk,
         refill=r.refill,
         prefill_rows=r.prefill_rows,
@@ -298,12 +351,9 @@ def build_components(config: RunConfig, folder: pathlib.Path | None = None) -> R
         strict_format=p.strict_format,
         rewrite_on_keep=p.rewrite_on_keep,
     )
-    learner = make_learner(config, model)
     if placement.mesh is not None or model.dtype != "float32":
-        rollout = DistributedRollout(rollout, placement)
-    return RunComponents(
-        config, suite, prompter, model, workers, rollout, learner, max_turns, placement
-    )
+        return DistributedRollout(rollout, placement)
+    return rollout
 
 
 def make_learner(config: RunConfig, model: TransformerConfig) -> Learner:
@@ -320,7 +370,11 @@ def make_learner(config: RunConfig, model: TransformerConfig) -> Learner:
 
 
 def restore_run(
-    folder: pathlib.Path, which: Which = "best", mesh: MeshConfig | None = None
+    folder: pathlib.Path,
+    which: Which = "best",
+    mesh: MeshConfig | None = None,
+    *,
+    accept_changed_prompt: bool = False,
 ) -> tuple[RunComponents, TrainState]:
     """The agent of a run folder and one of its saved states, whatever mesh it was trained on.
 
@@ -328,9 +382,11 @@ def restore_run(
       folder: The run's folder.
       which: state.
       mesh: default: the run's own where it divides the devices at hand, else one device.
+      accept_changed_prompt: the prompt may be another than the run was trained on.
 
     Raises:
       FileNotFoundError: not a run folder.
+      ConfigError: the prompt is another one.
       CheckpointError: no such checkpoint, or one that cannot be read.
     """
     config = load_config(folder)
@@ -339,12 +395,11 @@ def restore_run(
         divides = min(m.fsdp, m.tensor) > 0 and devices % (m.fsdp * m.tensor) == 0
         meshed = divides and devices > 1 and m != MeshConfig()
         mesh = dataclasses.replace(m, data=-1) if meshed else MeshConfig()
-    components = build_components(dataclasses.replace(config, mesh=mesh), folder)
+    components = build_components(
+        dataclasses.replace(config, mesh=mesh), folder, accept_changed_prompt=accept_changed_prompt
+    )
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     state = checkpoints.restore(components.describe_state(), which)[1]
     for notice in checkpoints.notices:
         tell(notice)
     return components, state
-
-
-# -- run folders -----------------------------------------------------------------------------------

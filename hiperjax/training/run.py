@@ -20,6 +20,7 @@ from hiperjax.training.console import Progress
 from hiperjax.training.episode_record import EpisodeLog
 from hiperjax.training.folder_lock import FolderLock, make_new_folder
 from hiperjax.training.metrics import Recorder, Unrecorded
+from hiperjax.training.prompt_record import write_prompt
 from hiperjax.training.run_folder import (
     CHECKPOINTS,
     CONFIG,
@@ -75,15 +76,23 @@ class Run:
             self.lock.release()
 
 
-def open_run(config: RunConfig, resume: pathlib.Path | None, iterations: int | None = None) -> Run:
+def open_run(
+    config: RunConfig,
+    resume: pathlib.Path | None,
+    iterations: int | None = None,
+    *,
+    accept_changed_prompt: bool = False,
+) -> Run:
     """A new run in a new folder, or an interrupted one as its last checkpoint left it.
 
     What is resumed keeps its settings, but for the mesh: that is `config`'s, and for `iterations`,
     where given: the run then ends after so many, and a falling learning rate falls over them. The
-    folder is claimed before anything slow, and locked until `Run.close`.
+    folder is claimed before anything slow, and locked until `Run.close`. Another prompt than a run
+    was trained on is refused, or accepted and recorded.
 
     Raises:
-      ConfigError: the new run's folder holds one already, or another process trains there.
+      ConfigError: the new run's folder holds one already, or another process trains there; or the
+        prompt of a resumed one has changed.
     """
     if resume is not None:
         config = dataclasses.replace(load_config(resume), mesh=config.mesh)
@@ -93,7 +102,12 @@ def open_run(config: RunConfig, resume: pathlib.Path | None, iterations: int | N
     join_processes(config.mesh)
     folder, lock = claim_folder(config, resume)
     try:
-        return _open_claimed(config, folder, lock, resume=resume is not None)
+        components = build_components(
+            config,
+            None if resume is None else folder,
+            accept_changed_prompt=accept_changed_prompt,
+        )
+        return _open_claimed(components, folder, lock, resume=resume is not None)
     except BaseException:
         if lock is not None:
             lock.release()
@@ -142,11 +156,13 @@ def _lock_folder(config: RunConfig, resume: pathlib.Path | None) -> FolderLock:
 
 
 def _open_claimed(
-    config: RunConfig, folder: pathlib.Path, lock: FolderLock | None, *, resume: bool
+    components: RunComponents, folder: pathlib.Path, lock: FolderLock | None, *, resume: bool
 ) -> Run:
-    components = build_components(config, folder if resume else None)
-    if not resume and is_first():
-        save_run(folder, components.config, components.prompter.tokenizer, components.model)
+    config = components.config
+    if is_first():
+        write_prompt(folder, components.prompter.renderer, components.suite.hints)
+        if not resume:
+            save_run(folder, config, components.prompter.tokenizer, components.model)
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     iteration, meta = 0, {"best": -1.0, "best_iteration": 0, "target_seconds": None, "seconds": 0.0}
     if resume and checkpoints.exists():

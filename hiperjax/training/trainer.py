@@ -32,10 +32,14 @@ BASELINE_EPISODES = 300
 
 
 def train(
-    config: RunConfig, *, resume: pathlib.Path | None = None, iterations: int | None = None
+    config: RunConfig,
+    *,
+    resume: pathlib.Path | None = None,
+    iterations: int | None = None,
+    accept_changed_prompt: bool = False,
 ) -> pathlib.Path:
     """Train from a configuration, or go on with the run in folder `resume`, to the end it was
-    given or to `iterations`; returns the folder.
+    given or to `iterations`, if its prompt is still the same or may change; returns the folder.
 
     The first Ctrl-C or SIGTERM finishes the iteration under way, saves and returns; a second one
     stops at once.
@@ -44,7 +48,7 @@ def train(
       TrainingStopped: too many failed episodes or skipped steps.
       SaveError: the disk is full, or fails otherwise.
     """
-    run = open_run(config, resume, iterations)
+    run = open_run(config, resume, iterations, accept_changed_prompt=accept_changed_prompt)
     try:
         run_to_end(run)
     except OSError as error:

@@ -29,7 +29,7 @@ def warm_start(run: Run) -> None:
     """
     config = run.components.config
     if config.init is not None:
-        source, state = restore_run(config.init, "start", config.mesh)
+        source, state = restore_run(config.init, "start", config.mesh, accept_changed_prompt=True)
         policy = run.components.adopt(state.policy, source.model)
     elif config.imitation.steps > 0:
         policy = imitate_expert(run.components, run.state.policy, run.progress)
