@@ -92,37 +92,37 @@ def parse_reply(
         malformed, however its bytes read.
     """
     reply = ReplyBytes(pieces, ids)
-    found, at, outside = {}, 0, b""
+    blocks, at, outside = {}, 0, b""
     for name in (SWITCH, SUBGOAL, ACTION):
         block = _find_block(reply.data, name, at)
         if block is not None:
-            found[name] = block
+            blocks[name] = block
             outside += reply.data[at : block[0]]
             at = block[1]
     # What follows the action block is the end-of-turn token or nothing: sampling stops there.
-    word = found[SWITCH][2].upper() if SWITCH in found else ""
-    complete = len(found) == 3 and all(block[2] for block in found.values())
-    complete = complete and not any(tag in block[2] for block in found.values() for tag in TAGS)
+    word = blocks[SWITCH][2].upper() if SWITCH in blocks else ""
+    complete = len(blocks) == 3 and all(block[2] for block in blocks.values())
+    complete = complete and not any(tag in block[2] for block in blocks.values() for tag in TAGS)
     well_formed = complete and word in (SWITCH_WORD, KEEP_WORD)
     if strict:
         well_formed = well_formed and not outside.strip()
     spans, free = {}, 0
-    for name, block in found.items():
+    for name, block in blocks.items():
         first, end = reply.span(block[0], block[1])
         # A token fused across two blocks belongs to the earlier one: spans stay disjoint.
         spans[name] = (max(first, free), max(end, free))
         free = spans[name][1]
     inside = (index for first, end in spans.values() for index in ids[first:end])
     well_formed = well_formed and not any(index in control for index in inside)
-    if ACTION not in found and free < len(ids):
+    if ACTION not in blocks and free < len(ids):
         spans[ACTION] = (free, len(ids))
-    written = found[SUBGOAL][2] if well_formed else current_subgoal
+    written = blocks[SUBGOAL][2] if well_formed else current_subgoal
     switch = first_turn or (well_formed and word == SWITCH_WORD)
     rewritten = well_formed and normalize_subgoal(written) != normalize_subgoal(current_subgoal)
     return Blocks(
         switch=switch,
         subgoal=written if switch or rewrite_on_keep else current_subgoal,
-        action=found[ACTION][2] if ACTION in found else "",
+        action=blocks[ACTION][2] if ACTION in blocks else "",
         switch_span=spans.get(SWITCH, ABSENT),
         subgoal_span=spans.get(SUBGOAL, ABSENT),
         action_span=spans.get(ACTION, ABSENT),

@@ -109,8 +109,8 @@ class Prompter:
         least = shorten(0) if self.trims else ids
         if len(least) <= self.limit:
             fits = bisect.bisect_right(range(len(words)), self.limit, key=lambda n: len(shorten(n)))
-            found = shorten(fits - 1)
-            return found, Cuts(len(kept), len(ids) - len(found))
+            shortened = shorten(fits - 1)
+            return shortened, Cuts(len(kept), len(ids) - len(shortened))
         without = "without any history" + (" or observation" if self.trims else "")
         raise PromptTooLong(
             f"task '{observation.task}': the prompt has {len(least)} tokens {without}; "

@@ -88,7 +88,7 @@ def export_adapters(run: pathlib.Path, target: pathlib.Path, *, which: Which = "
       ModelError: the run has no adapters, or their base lies in no folder.
     """
     with new_folder(target) as partial:
-        components, state = restore_run(run, which)
+        components, state = restore_run(run, which, accept_changed_prompt=True)
         base = components.config.model.folder
         if not components.model.lora_rank or base is None:
             lack = "base in a folder" if components.model.lora_rank else "adapters"

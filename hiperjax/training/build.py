@@ -259,25 +259,6 @@ def check_checkpoint(folder: pathlib.Path, model: TransformerConfig) -> None:
     check_tensors(find_tensors(folder), base_config(model), str(folder))
 
 
-def check_run_prompt(
-    config: RunConfig, suite: Suite, folder: pathlib.Path, *, accept: bool
-) -> None:
-    """Refuse a run whose prompt is not the one it was trained on, unless that is accepted.
-
-    Raises:
-      ConfigError: says what has changed.
-    """
-    notice = check_prompt(
-        folder,
-        make_run_renderer(config, suite),
-        suite.hints,
-        grows=config.prompt.window != "turn",
-        accept=accept,
-    )
-    if notice and is_first():
-        tell(notice)
-
-
 def build_components(
     config: RunConfig, folder: pathlib.Path | None = None, *, accept_changed_prompt: bool = False
 ) -> RunComponents:
@@ -287,12 +268,23 @@ def build_components(
       config: of the run.
       folder: of an existing run, if it is one.
       accept_changed_prompt: its prompt may be another than it was trained on.
+
+    Raises:
+      ConfigError: the prompt is another one; or one of many settings does not suit the others.
     """
     check_style(config)
     check_weights(config)
     suite = build_suite(config, new=folder is None)
     if folder is not None:
-        check_run_prompt(config, suite, folder, accept=accept_changed_prompt)
+        notice = check_prompt(
+            folder,
+            make_run_renderer(config, suite),
+            suite.hints,
+            grows=config.prompt.window != "turn",
+            accept=accept_changed_prompt,
+        )
+        if notice and is_first():
+            tell(notice)
     check_estimator(config, suite)
     tokenizer = build_tokenizer(config, suite, folder)
     prompter = make_prompter(config, suite, tokenizer)
