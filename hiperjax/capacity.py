@@ -100,7 +100,7 @@ class Item(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class CapacityPlan:
     """What a run takes of each device, and its floors."""
 
     title: str
@@ -330,7 +330,7 @@ def plan(
     fsdp: int = 1,
     tensor: int = 1,
     title: str = "",
-) -> Plan:
+) -> CapacityPlan:
     """Memory per device and lower bounds of time for one iteration; takes no device.
 
     Args:
@@ -367,10 +367,12 @@ def plan(
     memory += _others(config, mesh, load, critic)
     times = floors(config, kind, mesh, load, critic, reference)
     axes = " ".join(f"{axis}={size}" for axis, size in zip(meshes.AXES, sizes, strict=True))
-    return Plan(f"{title} on {device} ({axes})", tuple(memory), kind.memory * (1 - RESERVED), times)
+    return CapacityPlan(
+        f"{title} on {device} ({axes})", tuple(memory), kind.memory * (1 - RESERVED), times
+    )
 
 
-def render(plan: Plan) -> str:
+def render(plan: CapacityPlan) -> str:
     """The plan as a table."""
     lines = [plan.title, "", "memory per device"]
     lines += [f"  {x.name:<20}{x.amount / 1e9:>9.2f} GB   {x.why}" for x in plan.memory]

@@ -36,8 +36,8 @@ def _find(name: str) -> tuple[Callable[..., Any], dict[str, Any] | None]:
     """What makes the suite, and its options with their types (None: whatever it takes)."""
     if name in _MAKERS:
         module, maker, options = _MAKERS[name]
-        room = importlib.import_module(module)
-        return getattr(room, maker), list_options(getattr(room, options))
+        loaded = importlib.import_module(module)
+        return getattr(loaded, maker), list_options(getattr(loaded, options))
     rung = name.removeprefix(LADDER)
     if name.startswith(LADDER) and rung in RUNGS:
         return partial(make_ladder_suite, rung), list_options(LadderOptions)

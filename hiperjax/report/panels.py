@@ -26,7 +26,7 @@ class Section:
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
+class Scalar:
     """A scalar to draw, and what it means."""
 
     name: str
@@ -36,33 +36,35 @@ class Wish:
 
 
 HIERARCHY = (
-    Wish("switch_share", "switch share", "turns that open a segment, turn 0 left out", SHARES),
-    Wish("segment_length", "segment length", "turns under one subgoal, mean"),
-    Wish("episode_length", "episode length", "turns, mean"),
-    Wish("subgoals_distinct", "distinct subgoals", "texts among the segments of a batch"),
-    Wish("subgoal_entropy", "subgoal entropy", "of those texts, in nats"),
-    Wish("malformed_share", "malformed replies", "share of turns whose reply broke the format"),
-    Wish("inadmissible_share", "inadmissible actions", "share of turns"),
-    Wish("keep_violation_share", "keep violations", "turns that said KEEP and wrote a new subgoal"),
+    Scalar("switch_share", "switch share", "turns that open a segment, turn 0 left out", SHARES),
+    Scalar("segment_length", "segment length", "turns under one subgoal, mean"),
+    Scalar("episode_length", "episode length", "turns, mean"),
+    Scalar("subgoals_distinct", "distinct subgoals", "texts among the segments of a batch"),
+    Scalar("subgoal_entropy", "subgoal entropy", "of those texts, in nats"),
+    Scalar("malformed_share", "malformed replies", "share of turns whose reply broke the format"),
+    Scalar("inadmissible_share", "inadmissible actions", "share of turns"),
+    Scalar(
+        "keep_violation_share", "keep violations", "turns that said KEEP and wrote a new subgoal"
+    ),
 )
 LEARNING = (
-    Wish("policy_loss", "policy loss", "clipped surrogate, mean over minibatches"),
-    Wish("value_loss", "value loss", "of the heads that are trained by gradient"),
-    Wish("kl_old", "KL to the sampling policy", "mean per token, over the update"),
-    Wish("kl_reference", "KL to the reference", "the policy that training started from"),
-    Wish("entropy", "entropy", "per reply token, in nats"),
-    Wish("clip_share", "clipped tokens", "share of tokens outside the clip range"),
-    Wish("grad_norm", "gradient norm", "before clipping"),
-    Wish("mismatch_mean", "mismatch, mean", "|log-prob of sampler - of learner| per token"),
-    Wish("mismatch_max", "mismatch, largest", "of any token in the batch"),
-    Wish("skipped_steps", "skipped steps", "optimizer steps with a non-finite gradient"),
-    Wish("rescored", "rescored", "1 where the sampler's log-probs were off and replaced"),
+    Scalar("policy_loss", "policy loss", "clipped surrogate, mean over minibatches"),
+    Scalar("value_loss", "value loss", "of the heads that are trained by gradient"),
+    Scalar("kl_old", "KL to the sampling policy", "mean per token, over the update"),
+    Scalar("kl_reference", "KL to the reference", "the policy that training started from"),
+    Scalar("entropy", "entropy", "per reply token, in nats"),
+    Scalar("clip_share", "clipped tokens", "share of tokens outside the clip range"),
+    Scalar("grad_norm", "gradient norm", "before clipping"),
+    Scalar("mismatch_mean", "mismatch, mean", "|log-prob of sampler - of learner| per token"),
+    Scalar("mismatch_max", "mismatch, largest", "of any token in the batch"),
+    Scalar("skipped_steps", "skipped steps", "optimizer steps with a non-finite gradient"),
+    Scalar("rescored", "rescored", "1 where the sampler's log-probs were off and replaced"),
 )
 STREAMS = ("low", "high", "term")
 TRAINING = (
-    Wish("success", "success of training episodes", "sampled, so below greedy", SHARES),
-    Wish("episode_reward", "episode reward", "unshaped, mean"),
-    Wish("truncated_share", "truncated episodes", "cut by the turn limit", SHARES),
+    Scalar("success", "success of training episodes", "sampled, so below greedy", SHARES),
+    Scalar("episode_reward", "episode reward", "unshaped, mean"),
+    Scalar("truncated_share", "truncated episodes", "cut by the turn limit", SHARES),
 )
 
 
@@ -71,9 +73,11 @@ def build_sections(groups: Sequence[Group]) -> list[Section]:
     named = {w.name for w in (*HIERARCHY, *LEARNING, *TRAINING)}
     streams = [f"{kind}_{s}" for kind in ("explained_variance", "advantage_std") for s in STREAMS]
     found = [
-        Section("success", "Success", "", [*_success(groups), *_wished(groups, TRAINING)]),
-        Section("hierarchy", "Hierarchy", "", [*_wished(groups, HIERARCHY), *_segments(groups)]),
-        Section("learning", "Learning", "", [*_wished(groups, LEARNING), *_streams(groups)]),
+        Section("success", "Success", "", [*_success(groups), *_draw_scalars(groups, TRAINING)]),
+        Section(
+            "hierarchy", "Hierarchy", "", [*_draw_scalars(groups, HIERARCHY), *_segments(groups)]
+        ),
+        Section("learning", "Learning", "", [*_draw_scalars(groups, LEARNING), *_streams(groups)]),
         Section(
             "compare",
             "Estimators compared",
@@ -84,7 +88,7 @@ def build_sections(groups: Sequence[Group]) -> list[Section]:
     ]
     shown = named | set(streams)
     rest = [n for n in _names(groups) if n not in shown and not _is_elsewhere(n)][:OTHERS]
-    others = _wished(groups, [Wish(name, show_line(name, 60), "") for name in rest])
+    others = _draw_scalars(groups, [Scalar(name, show_line(name, 60), "") for name in rest])
     found.append(Section("others", "Other scalars", "", list(others), folded=True))
     return [section for section in found if section.drawings]
 
@@ -101,12 +105,12 @@ def _names(groups: Sequence[Group]) -> list[str]:
     return list(dict.fromkeys(name for run in _runs(groups) for name in run.names()))
 
 
-def chart_scalar(groups: Sequence[Group], wish: Wish, *, wide: bool = False) -> Chart | None:
+def chart_scalar(groups: Sequence[Group], scalar: Scalar, *, wide: bool = False) -> Chart | None:
     """One scalar: a line per group with the range of its runs; single runs faint behind it."""
     lines, areas = [], []
-    dots = wish.name.startswith(("eval/", "compare/", "lab/"))
+    dots = scalar.name.startswith(("eval/", "compare/", "lab/"))
     for group in groups:
-        curves = [c for run in group.runs if (c := run.curve(wish.name))]
+        curves = [c for run in group.runs if (c := run.curve(scalar.name))]
         if not curves:
             continue
         if len(curves) > 1:
@@ -117,13 +121,13 @@ def chart_scalar(groups: Sequence[Group], wish: Wish, *, wide: bool = False) -> 
     if not lines:
         return None
     constant = len({y for line in lines for _, y in line.points}) == 1
-    about = wish.about + (", the same all along" if constant and wish.about else "")
-    return Chart(wish.title, lines, areas, about, wish.bounds, wide)
+    about = scalar.about + (", the same all along" if constant and scalar.about else "")
+    return Chart(scalar.title, lines, areas, about, scalar.bounds, wide)
 
 
-def _wished(groups: Sequence[Group], wishes: Sequence[Wish]) -> Iterator[Drawing]:
-    for wish in wishes:
-        chart = chart_scalar(groups, wish)
+def _draw_scalars(groups: Sequence[Group], scalars: Sequence[Scalar]) -> Iterator[Drawing]:
+    for scalar in scalars:
+        chart = chart_scalar(groups, scalar)
         if chart is not None and any(y for line in chart.lines for _, y in line.points):
             yield draw(chart)
 
@@ -132,15 +136,15 @@ def _success(groups: Sequence[Group]) -> Iterator[Drawing]:
     """Each split large, with intervals; its task types small."""
     for split in dict.fromkeys(s for run in _runs(groups) for s in run.splits()):
         shown = show_line(split, 40)
-        wish = Wish(f"eval/{split}/success", f"success on {shown}", _about(groups), SHARES)
-        chart = chart_scalar(groups, wish, wide=True)
+        scalar = Scalar(f"eval/{split}/success", f"success on {shown}", _about(groups), SHARES)
+        chart = chart_scalar(groups, scalar, wide=True)
         if chart is not None:
             own = [_wilson(g, split) for g in groups if len(g.runs) == 1]
             yield draw(dataclasses.replace(chart, areas=[*chart.areas, *own]))
         types = dict.fromkeys(t for run in _runs(groups) for t in run.task_types(split))
         for kind in ("score", *types):
-            wish = Wish(f"eval/{split}/{kind}", show_line(kind, 44), f"on {shown}", SHARES)
-            if (chart := chart_scalar(groups, wish)) is not None:
+            scalar = Scalar(f"eval/{split}/{kind}", show_line(kind, 44), f"on {shown}", SHARES)
+            if (chart := chart_scalar(groups, scalar)) is not None:
                 yield draw(chart)
 
 

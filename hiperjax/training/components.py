@@ -74,6 +74,7 @@ class RunComponents:
         """
         p, episodes = self.config.ppo, self.config.rollout.episodes
         grown = self.prompter.windows.grow
+        # Turns of a sequence that is well filled: a guess, past which the capacity grows.
         full = p.sequence_length // USUAL_TURN if grown else 2 * p.sequence_turns // 3
         batch = packing.pack(
             trajectories,

@@ -121,7 +121,7 @@ class Progress:
             return
         self.say(
             f"evaluation at {iteration:3d}  {result.split} {draw_bar(rate)} {rate:.3f} "
-            f"[{low:.2f}, {high:.2f}] of {result.overall.trials} games"
+            f"[{low:.2f}, {high:.2f}] of {result.overall.trials} tasks"
         )
 
     def iteration(
@@ -152,7 +152,7 @@ class Progress:
             self.say(f"stopped after iteration {iteration}, saved. Go on with:")
             self.say(f"  hiperjax train --resume {folder}")
             return
-        self.say(f"done: {iteration} iterations; best greedy success {best:.3f} at {best_at}")
+        self.say(f"done: {iteration} iterations; best success {best:.3f}, evaluated at {best_at}")
         self.say(f"  hiperjax evaluate {folder}           success per task type")
         self.say(f"  hiperjax play --run {folder}         watch it think")
         self.say(f"  {folder}/samples                     episodes as text")
