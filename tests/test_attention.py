@@ -1,10 +1,20 @@
 """Attention against a float64 loop, forward and backward; a prefix equals its copies; causality."""
 
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hiperjax_kernels.attention import Shared, attend, merge_parts, row_mask, window_mask
+from hiperjax_kernels.attention import (
+    Shared,
+    attend,
+    attend_in_blocks,
+    merge_parts,
+    row_mask,
+    window_mask,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -176,3 +186,26 @@ def test_packed_rows_lower_to_the_fused_kernel_forward_and_backward(monkeypatch)
     assert "__cudnn$fmhaScaleBiasSoftmax(" in text
     assert "__cudnn$fmhaScaleBiasSoftmaxBackward(" in text
     assert f"x{length}x{length}xf32" not in text
+
+
+@pytest.mark.parametrize("block", [4, 5, 16])
+def test_blocks_of_queries_give_what_all_at_once_do(block):
+    """Values and gradients, segments and padding included."""
+    keys = jax.random.split(jax.random.key(2), 4)
+    query = jax.random.normal(keys[0], (2, 13, 4, 8))
+    key, value = (jax.random.normal(k, (2, 2, 13, 8)) for k in keys[1:3])
+    weight = jax.random.normal(keys[3], query.shape)
+    real = jnp.arange(13)[None] < jnp.array([[13], [9]])
+    segments = jnp.array([[0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3]] * 2)
+    mask = row_mask(real, segments)
+
+    def loss(attention, *parts):
+        return jnp.sum(jnp.where(real[..., None, None], weight * attention(*parts, mask=mask), 0.0))
+
+    whole = jax.value_and_grad(functools.partial(loss, attend), argnums=(0, 1, 2))
+    parted = jax.value_and_grad(
+        functools.partial(loss, functools.partial(attend_in_blocks, block=block)), argnums=(0, 1, 2)
+    )
+    chex.assert_trees_all_close(
+        whole(query, key, value), parted(query, key, value), atol=1e-5, rtol=1e-5
+    )

@@ -51,6 +51,8 @@ class TransformerConfig:
     """What the backward pass recomputes: nothing, each layer, or all but its matrix products."""
     attention: Implementation = "xla"
     """Attention kernel of whole rows; `cudnn` wants an NVIDIA GPU and a 16-bit dtype."""
+    attention_block: int = 0
+    """Queries at a time in attention of whole rows by `xla`; 0: all. For long rows on a CPU."""
     row_axes: tuple[str, ...] = ()
     """Axes of the mesh in force (`jax.set_mesh`) that rows are split over; empty without a mesh."""
     decode_unroll: int = 1

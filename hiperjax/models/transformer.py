@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from hiperjax_kernels.attention import Shared, attend, row_mask, window_mask
+from hiperjax_kernels.attention import Shared, attend, attend_in_blocks, row_mask, window_mask
 from hiperjax_kernels.gather import take_rows
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -117,8 +117,13 @@ def _attend(
     own: KeyValues,
     prefix: Shared | None,
     window: Int[Array, ""] | None,
+    *,
+    causal: bool = False,
 ) -> Float[Array, "N Q H d"]:
-    """Attention of one layer: over the rows' own keys `[N G K d]` and those of the prefix."""
+    """Attention of one layer: over the rows' own keys `[N G K d]` and those of the prefix.
+
+    `causal`: no query sees a key that stands after it in the row.
+    """
     mask, shared_mask = context.mask, None
     if window is not None:
         near = window_mask(context.query_position, context.key_position, window)
@@ -127,6 +132,9 @@ def _attend(
             rows = context.query_position.shape[0]
             before = jnp.broadcast_to(jnp.arange(prefix.k.shape[1]), (rows, prefix.k.shape[1]))
             shared_mask = window_mask(context.query_position, before, window)
+    block = config.attention_block if causal and config.attention == "xla" else 0
+    if block and mask is not None and prefix is None and query.shape[1] > block:
+        return attend_in_blocks(query, own.k, own.v, mask=mask, block=block)
     whole_rows = mask is None or (prefix is None and query.shape[1] > 1)
     return attend(
         query,
@@ -175,7 +183,7 @@ def _run_rows(
             block.attention_norm(x), context.cos, context.sin
         )
         own = KeyValues(key.swapaxes(1, 2), value.swapaxes(1, 2))
-        heads = _attend(config, context, query, own, before, window)
+        heads = _attend(config, context, query, own, before, window, causal=True)
         x = split_rows(block.finish(x, heads), config)
         return x, own if keep else None
 

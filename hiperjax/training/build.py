@@ -39,6 +39,8 @@ from hiperjax.training.prompt_record import check_prompt
 from hiperjax.training.run_folder import ARCHITECTURE, CHECKPOINTS, TOKENIZER, load_config
 from hiperjax.training.suites import build_suite
 
+ATTENTION_BLOCK = 128
+"""Queries at a time where contexts grow and sequences are long."""
 VOCABULARY_EPISODES = 400
 """Expert episodes whose words make up a trained tokenizer's vocabulary."""
 
@@ -295,7 +297,8 @@ def build_components(
         ways=1 if placement.mesh is None else meshes.row_ways(placement.mesh),
     )
     shape = model_shape(config, len(tokenizer), folder)
-    model = dataclasses.replace(shape, row_axes=placement.row_axes)
+    block = ATTENTION_BLOCK if prompter.windows.grow else 0
+    model = dataclasses.replace(shape, row_axes=placement.row_axes, attention_block=block)
     check_vocabulary(tokenizer, model.vocab_size)
     if placement.mesh is not None:
         check_placement(config, model, placement.mesh)

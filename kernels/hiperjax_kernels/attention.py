@@ -90,6 +90,29 @@ def attend(
     return _attend_xla(query, key, value, mask, shared, shared_mask)
 
 
+def attend_in_blocks(
+    query: Float[Array, "N L H d"],
+    key: Float[Array, "N G L d"],
+    value: Float[Array, "N G L d"],
+    *,
+    mask: Bool[Array, "N L L"],
+    block: int,
+) -> Float[Array, "N L H d"]:
+    """`attend` over whole rows by a causal mask, `block` queries at a time.
+
+    No query's score with a key after its block is computed: of long rows little more than half.
+    """
+    length = query.shape[1]
+    ends = [*range(block, length, block), length]
+    parts = [
+        attend(
+            query[:, start:end], key[:, :, :end], value[:, :, :end], mask=mask[:, start:end, :end]
+        )
+        for start, end in zip([0, *ends], ends, strict=False)
+    ]
+    return jnp.concatenate(parts, axis=1)
+
+
 def _group(query: Float[Array, "N Q H d"], groups: int) -> Float[Array, "N G M d"]:
     """Queries of the heads that share a key-value head, one after the other: `M = H / G * Q`."""
     n, q, h, d = query.shape
