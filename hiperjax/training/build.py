@@ -39,7 +39,7 @@ from hiperjax.training.prompt_record import check_prompt
 from hiperjax.training.run_folder import ARCHITECTURE, CHECKPOINTS, TOKENIZER, load_config
 from hiperjax.training.suites import build_suite
 
-ATTENTION_BLOCK = 128
+ATTENTION_BLOCK = 64
 """Queries at a time where contexts grow and sequences are long."""
 VOCABULARY_EPISODES = 400
 """Expert episodes whose words make up a trained tokenizer's vocabulary."""
