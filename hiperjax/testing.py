@@ -20,7 +20,7 @@ from hiperjax.acting.checks import check_collector
 from hiperjax.envs.checks import check_suite
 from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator
-from hiperjax.models.heads import STREAMS
+from hiperjax.types import STREAMS
 
 __all__ = ["check_collector", "check_estimator", "check_suite", "example_inputs"]
 

@@ -22,6 +22,11 @@ Span = tuple[int, int]
 """Half-open range of token positions inside a reply; `(0, 0)` where a block is absent."""
 
 
+STREAMS = ("low", "high", "term")
+"""Action, subgoal, decision to switch: each has credit and a value head of its own, in this order
+everywhere."""
+
+
 class Ending(enum.Enum):
     """Why an episode ended."""
 

@@ -4,6 +4,7 @@ The package is made outside the repository and found as an installed one is, thr
 One process does it all, since starting one is most of the time.
 """
 
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -11,6 +12,8 @@ import subprocess
 import sys
 
 import pytest
+
+from hiperjax.entry_points import EntryPointError, list_names, load_all
 
 ROOT = pathlib.Path(__file__).parents[1]
 WORLD = '''
@@ -214,3 +217,13 @@ def test_parts_of_another_package_are_checked_trained_and_refused(site):
     for (code, error), message in zip(refused, MISTAKES.values(), strict=True):
         assert code == 2 and error.count("\n") == 1 and message in error, error
     assert not (site / "run2").exists(), "nothing was begun"
+
+
+@pytest.mark.parametrize("value", ["no_such_module:thing", "hiperjax.types:no_such_thing"])
+def test_a_package_that_cannot_be_imported_is_named_in_one_line(monkeypatch, value):
+    point = importlib.metadata.EntryPoint("broken", value, "hiperjax.suites")
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: (point,))
+    assert list_names("hiperjax.suites") == ("broken",)
+    with pytest.raises(EntryPointError, match=f"broken of hiperjax.suites is {value}") as error:
+        list(load_all("hiperjax.suites", "broken"))
+    assert "\n" not in str(error.value)

@@ -12,12 +12,12 @@ says through its suite's `PromptHints`. Another package adds a format by an entr
 
 import dataclasses
 import functools
-import importlib.metadata
 import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from hiperjax.acting.blocks import KEEP_WORD, SWITCH_WORD, render_reply
+from hiperjax.entry_points import list_names, load_all
 from hiperjax.types import NO_HINTS, Observation, PromptHints
 
 ENTRY_POINT_GROUP = "hiperjax.renderers"
@@ -252,8 +252,7 @@ RENDERERS: Mapping[str, RendererFactory] = {"chat": ChatRenderer, "compact": _ma
 
 def list_renderers() -> tuple[str, ...]:
     """Every style `make_renderer` takes: our own, and those of installed packages."""
-    installed = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
-    return tuple(dict.fromkeys((*RENDERERS, *(point.name for point in installed))))
+    return tuple(dict.fromkeys((*RENDERERS, *list_names(ENTRY_POINT_GROUP))))
 
 
 def make_renderer(
@@ -265,8 +264,8 @@ def make_renderer(
       ValueError: no style of that name.
     """
     factory = RENDERERS.get(style)
-    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=style):
-        factory = factory or point.load()
+    for _, installed in () if factory else load_all(ENTRY_POINT_GROUP, style):
+        factory = factory or installed
     if factory is None:
         raise ValueError(f"prompt style {style!r}; expected one of {', '.join(list_renderers())}")
     return factory(role=role, history_length=history_length, hints=hints)

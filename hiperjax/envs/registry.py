@@ -6,11 +6,11 @@ frozen dataclass, where it has one; otherwise its own keyword arguments.
 """
 
 import importlib
-import importlib.metadata
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from hiperjax.entry_points import list_names, load_all
 from hiperjax.envs.base import Suite
 from hiperjax.envs.ladder import RUNGS, LadderOptions, make_ladder_suite
 from hiperjax.envs.options import SuiteError, check_options, list_options, read_options
@@ -28,8 +28,7 @@ _MAKERS = {
 
 def list_suites() -> tuple[str, ...]:
     """Every name `make_suite` takes."""
-    installed = (point.name for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
-    return (*_MAKERS, *(f"{LADDER}{rung}" for rung in RUNGS), *installed)
+    return (*_MAKERS, *(f"{LADDER}{rung}" for rung in RUNGS), *list_names(ENTRY_POINT_GROUP))
 
 
 def _find(name: str) -> tuple[Callable[..., Any], dict[str, Any] | None]:
@@ -41,8 +40,7 @@ def _find(name: str) -> tuple[Callable[..., Any], dict[str, Any] | None]:
     rung = name.removeprefix(LADDER)
     if name.startswith(LADDER) and rung in RUNGS:
         return partial(make_ladder_suite, rung), list_options(LadderOptions)
-    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=name):
-        maker = point.load()
+    for _, maker in load_all(ENTRY_POINT_GROUP, name):
         return maker, list_options(getattr(maker, "Options", maker))
     raise SuiteError(f"suite {name!r}: expected one of {', '.join(list_suites())}")
 

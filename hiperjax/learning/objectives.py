@@ -14,7 +14,8 @@ from hiperjax.learning.losses import (
     value_loss,
 )
 from hiperjax.learning.minibatches import Counts
-from hiperjax.models.heads import STREAMS, TERM, Heads, apply_own_head, token_values
+from hiperjax.models.heads import TERM, Heads, apply_own_head, token_values
+from hiperjax.types import STREAMS
 
 
 def policy_objective(

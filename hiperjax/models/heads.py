@@ -9,10 +9,8 @@ from jaxtyping import Array, Float, Key
 
 Heads = dict[str, Any]
 
-STREAMS = ("low", "high", "term")
-"""Action, subgoal, decision to switch: each has a value head, in this order everywhere."""
-LOW, HIGH, TERM = range(3)
-NUM_HEADS = len(STREAMS)
+NUM_HEADS = 3
+LOW, HIGH, TERM = range(NUM_HEADS)
 
 
 def _affine(layer: Heads, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:

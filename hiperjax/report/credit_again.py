@@ -8,8 +8,8 @@ import numpy as np
 
 from hiperjax.report.run_data import Record, RunData, as_number
 from hiperjax.report.timelines import Advantages, Chosen
+from hiperjax.types import STREAMS
 
-STREAMS = ("low", "high", "term")
 FLAGS = ("low_value_mask", "has_switch", "has_subgoal")
 
 

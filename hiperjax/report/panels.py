@@ -8,6 +8,7 @@ from hiperjax.report.charts import Area, Chart, Drawing, Line, draw
 from hiperjax.report.groups import Group, band_of
 from hiperjax.report.run_data import RunData
 from hiperjax.report.text import show_line
+from hiperjax.types import STREAMS
 
 SHARES = (0.0, 1.0)
 OTHERS = 150
@@ -60,7 +61,6 @@ LEARNING = (
     Scalar("skipped_steps", "skipped steps", "optimizer steps with a non-finite gradient"),
     Scalar("rescored", "rescored", "1 where the sampler's log-probs were off and replaced"),
 )
-STREAMS = ("low", "high", "term")
 TRAINING = (
     Scalar("success", "success of training episodes", "sampled, so below greedy", SHARES),
     Scalar("episode_reward", "episode reward", "unshaped, mean"),

@@ -14,13 +14,12 @@ import numpy as np
 from hiperjax.training.diagnostics import segments
 from hiperjax.training.metrics import append, read_records, rewind
 from hiperjax.training.record_files import EPISODES
-from hiperjax.types import Trajectory, Turn
+from hiperjax.types import STREAMS, Trajectory, Turn
 
 FIRST_SOLVED = "first solved"
 MOST_BYTES = 32_000_000
 """Size of the file beyond which only counts of subgoals and first successes are recorded."""
 MOST_TURNS, MOST_TEXT, MOST_CONTEXT, MOST_SUBGOALS, MOST_FIRST = 100, 2000, 6000, 20, 8
-STREAMS = ("low", "high", "term")
 PER_TURN = ("reward", *(f"v_{s}" for s in STREAMS), "low_value_mask", "has_switch", "has_subgoal",
             "switch_prob", "v_keep")  # fmt: skip
 PER_EPISODE = tuple(f"bootstrap_{s}" for s in STREAMS)

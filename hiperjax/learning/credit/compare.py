@@ -15,7 +15,7 @@ from hiperjax.learning.credit.registry import ESTIMATORS, estimate
 from hiperjax.learning.credit.tokens import whiten
 from hiperjax.learning.credit.types import Credit, CreditInputs
 from hiperjax.learning.statistics import masked_mean, masked_variance
-from hiperjax.models.heads import STREAMS
+from hiperjax.types import STREAMS
 
 
 def usable_estimators(inputs: CreditInputs) -> tuple[str, ...]:

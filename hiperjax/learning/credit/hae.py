@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.learning.credit.endings import turn_discount
 from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator, require_field
-from hiperjax.models.heads import STREAMS
+from hiperjax.types import STREAMS
 
 
 def hae_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:

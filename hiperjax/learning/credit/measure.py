@@ -7,8 +7,7 @@ from hiperjax.learning.batches import Scores, measure_mismatch
 from hiperjax.learning.credit.types import Credit, CreditInputs
 from hiperjax.learning.losses import Metrics
 from hiperjax.learning.statistics import explained_variance, masked_mean, masked_variance
-from hiperjax.models.heads import STREAMS
-from hiperjax.types import PackedBatch
+from hiperjax.types import STREAMS, PackedBatch
 
 
 def measure_credit(

@@ -5,10 +5,10 @@ batch: `shape_rewards` (shaping.py) -> `estimate` -> `whiten` each stream over i
 `spread` onto the tokens (tokens.py). Every function is pure, of arrays `[B, T]`, and may be jitted.
 """
 
-import importlib.metadata
 from typing import Any
 
 from hiperjax.config import ConfigError
+from hiperjax.entry_points import list_names, load_all
 from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.learning.credit.flat_gae import FLAT_ESTIMATORS
 from hiperjax.learning.credit.group import GROUP_ESTIMATORS
@@ -25,8 +25,7 @@ ESTIMATORS: dict[str, Estimator] = {
 
 def list_estimators() -> tuple[str, ...]:
     """Every name `find_estimator` takes."""
-    points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
-    return tuple(dict.fromkeys((*ESTIMATORS, *(point.name for point in points))))
+    return tuple(dict.fromkeys((*ESTIMATORS, *list_names(ENTRY_POINT_GROUP))))
 
 
 def find_estimator(name: str) -> Estimator:
@@ -37,11 +36,10 @@ def find_estimator(name: str) -> Estimator:
     """
     if name in ESTIMATORS:
         return ESTIMATORS[name]
-    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP, name=name):
-        found = point.load()
+    for value, found in load_all(ENTRY_POINT_GROUP, name):
         if not isinstance(found, Estimator) or found.name != name:
             raise ConfigError(
-                f"entry point {name} of {ENTRY_POINT_GROUP} is {point.value}, found "
+                f"entry point {name} of {ENTRY_POINT_GROUP} is {value}, found "
                 f"{getattr(found, 'name', found)!r}; expected an Estimator called {name}"
             )
         return found

@@ -7,8 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from hiperjax.learning.batches import LearnerBatch, Scores, TokenTargets, by_sequence, to_rows
 from hiperjax.learning.credit.types import Credit, CreditInputs
-from hiperjax.models.heads import STREAMS
-from hiperjax.types import PackedBatch, TurnGrid, TurnRows
+from hiperjax.types import STREAMS, PackedBatch, TurnGrid, TurnRows
 
 Whitening = Literal["standard", "scale", "none"]
 
