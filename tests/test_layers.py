@@ -22,7 +22,7 @@ WORDLESS_LINES = 8
 
 GROUND = {
     "types", "config", "estimator_options", "intervals", "random_keys", "models", "kernels",
-    "files", "streams", "validation", "entry_points",
+    "files", "stop", "streams", "validation", "entry_points",
 }  # fmt: skip
 MIDDLE = {"acting", "learning", "envs", "judging"}
 MAY_IMPORT: Mapping[str, set[str]] = {
@@ -32,11 +32,11 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "validation": {"config", "estimator_options"},
     "presets": {"config"},
     "capacity": {"kernels", "models", "distributed"},
-    "envs": {"types", "intervals", "files", "entry_points"},
+    "envs": {"types", "intervals", "files", "stop", "entry_points"},
     "judging": {"types"},
-    "acting": {"envs", "models", "types", "entry_points"},
+    "acting": {"envs", "models", "types", "stop", "entry_points"},
     "learning": {"kernels", "models", "config", "estimator_options", "types", "entry_points"},
-    "distributed": {"acting", "models", "types"},
+    "distributed": {"acting", "models", "types", "stop"},
     "training": GROUND | MIDDLE | {"presets", "distributed"},
     "report": GROUND | MIDDLE | {"presets", "distributed", "training"},
     "verification": GROUND | MIDDLE | {"presets", "distributed", "training"},

@@ -42,7 +42,8 @@ from hiperjax.training.run_folder import load_config, save_config
 from hiperjax.training.stopped import TrainingStopped
 from hiperjax.training.tasks import choose_tasks
 from hiperjax.training.timer import Timer
-from hiperjax.training.trainer import collect, evaluate_and_save, train
+from hiperjax.training.trainer import collect, finish_evaluation, save_when_due, train
+from hiperjax.training.unfinished import Unfinished
 from hiperjax.validation import validate
 
 BASE = PRESETS["household-tiny"][1]
@@ -359,7 +360,9 @@ def test_an_environment_that_raises_costs_its_episode_and_no_more(finished, tmp_
         components.rollout, workers=Failing(components.suite, 1)
     )
     with pytest.raises(TrainingStopped, match=r"split unseen: 4 of 4 tasks .*none was played"):
-        evaluate_and_save(run)
+        run.unfinished = Unfinished()
+        finish_evaluation(run)
+        save_when_due(run)
     assert run.best < 0, "nothing was played: no state is the best"
     shown = capsys.readouterr().out
     assert "none was played" in shown and "0.000" not in shown

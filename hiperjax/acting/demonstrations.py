@@ -13,6 +13,7 @@ from hiperjax.acting.renderers import PastTurn, Renderer
 from hiperjax.acting.windows import WindowWriter
 from hiperjax.envs.base import Decision, Expert, Step, Suite
 from hiperjax.envs.workers import EnvFailure, InlineWorkers
+from hiperjax.stop import REQUEST
 from hiperjax.types import Observation, Trajectory
 
 
@@ -31,6 +32,10 @@ class Demonstration:
     def observations(self) -> tuple[Observation, ...]:
         """One more than decisions: the last is what the last action led to."""
         return (self.opening, *(step.observation for step in self.steps))
+
+
+class ExpertError(ValueError):
+    """An expert says what no reply can: a tag inside a subgoal, an empty action."""
 
 
 class EpisodeLost(RuntimeError):
@@ -52,6 +57,7 @@ def demonstrate(
 
     Raises:
       EpisodeLost: an episode was lost, and there is no list of failures to add it to.
+      StopAsked: looked at before every step.
     """
     workers = InlineWorkers(suite)
     for number, task_id in enumerate(task_ids):
@@ -75,6 +81,7 @@ def _demonstrate_one(
     expert.reset(opening)
     observation, decisions, steps = opening, [], []
     while True:
+        REQUEST.check()
         decisions.append(expert.decide(observation))
         (step,) = workers.step([0], [decisions[-1].action])
         if isinstance(step, EnvFailure):
@@ -115,13 +122,14 @@ def transcribe(prompter: Prompter, demos: Sequence[Demonstration]) -> list[Traje
     """Tokenize episodes into trajectories (log-probs zero: no model sampled them).
 
     Raises:
-      ValueError: a reply of the expert does not parse back to what it says.
+      ExpertError: a reply of the expert does not parse back to what it says.
     """
     pieces = build_pieces(prompter.tokenizer)
     return [_transcribe_one(prompter, pieces, demo) for demo in demos]
 
 
 def _transcribe_one(prompter: Prompter, pieces: Sequence[bytes], demo: Demonstration) -> Trajectory:
+    REQUEST.check()
     episode = EpisodeRecorder(demo.suite, demo.task_id, demo.opening)
     writer = WindowWriter(prompter)
     for decision, step in zip(demo.decisions, demo.steps, strict=True):
@@ -131,7 +139,7 @@ def _transcribe_one(prompter: Prompter, pieces: Sequence[bytes], demo: Demonstra
         reply = prompter.encoder.encode_reply(text)
         blocks = parse_reply(pieces, reply, current_subgoal=episode.subgoal, first_turn=first)
         if not blocks.well_formed or blocks.switch != decision.switch:
-            raise ValueError(
+            raise ExpertError(
                 f"expert on task {demo.task_id}, turn {len(episode.turns)}: reply {text!r} parses "
                 f"to {blocks}; expected the decision it was written from"
             )

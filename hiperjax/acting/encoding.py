@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 
 from hiperjax.acting.blocks import TAGS
+from hiperjax.models.errors import ModelError
 
 
 class Glue(NamedTuple):
@@ -102,16 +103,27 @@ class TextEncoder:
         return getattr(self.tokenizer, "chat_template", None) is not None
 
     def apply_template(self, contents: Sequence[str]) -> str:
-        """Messages of user and assistant in turn, the last one the user's, up to the next reply."""
+        """Messages of user and assistant in turn, the last one the user's, up to the next reply.
+
+        Raises:
+          ModelError: the chat template fails.
+        """
         if not self.has_template:
             return "".join(contents)
         roles = ("user", "assistant")
-        return self.tokenizer.apply_chat_template(
-            [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)],
-            add_generation_prompt=True,
-            tokenize=False,
-            enable_thinking=False,  # Qwen3: the reply is the three blocks and nothing before
-        )
+        try:  # a program of whoever made the checkpoint
+            return self.tokenizer.apply_chat_template(
+                [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)],
+                add_generation_prompt=True,
+                tokenize=False,
+                enable_thinking=False,  # Qwen3: the reply is the three blocks and nothing before
+            )
+        except Exception as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ModelError(
+                f"chat template of tokenizer {name_of(self.tokenizer)}: {said}; copy the tokenizer "
+                "from the checkpoint again, or choose prompt.style compact"
+            ) from error
 
     @functools.cached_property
     def opening_glue(self) -> tuple[str, str]:

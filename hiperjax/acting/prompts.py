@@ -113,7 +113,7 @@ class Prompter:
             return shortened, Cuts(len(kept), len(ids) - len(shortened))
         without = "without any history" + (" or observation" if self.trims else "")
         raise PromptTooLong(
-            f"task '{observation.task}': the prompt has {len(least)} tokens {without}; "
+            f"task {observation.task[:80]!r}: the prompt has {len(least)} tokens {without}; "
             f"expected at most {self.limit}; raise prompt.prompt_length"
         )
 

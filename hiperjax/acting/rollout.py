@@ -30,6 +30,7 @@ from hiperjax.acting.windows import Prompt, WindowWriter
 from hiperjax.envs.base import Step, Suite
 from hiperjax.envs.workers import EnvFailure, EnvWorkers
 from hiperjax.models.transformer import Params, TransformerConfig
+from hiperjax.stop import REQUEST
 from hiperjax.types import Blocks, Trajectory
 
 
@@ -120,14 +121,20 @@ class Rollout:
         """Play one episode of each task; `temperature` 0 is greedy.
 
         Replies depend on (`key`, episode, turn, token) only; episodes are numbered from `first`.
+
+        Raises:
+          StopAsked: looked at before every harvest.
         """
         run = _Run(self, params, task_ids, key, temperature, top_p, first)
         started = time.perf_counter()
         while run.queue or any(lane.busy for lane in run.lanes):
             for lane in run.lanes:
+                REQUEST.check()
                 run.harvest(lane)
                 run.fill(lane)
                 run.measure("device", lane.run)
+        if run.failures:  # whoever asks for a stop may have stopped the workers too
+            REQUEST.check()
         run.done.sort(key=lambda item: item[0])
         whole = time.perf_counter() - started
         run.seconds["host"] = whole - sum(run.seconds.values())

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 from jaxtyping import Array, Key
 
 from hiperjax.acting.collector import RolloutResult
@@ -10,6 +11,7 @@ from hiperjax.acting.rollout import Rollout
 from hiperjax.distributed.mesh import Placement, local_mesh, localize
 from hiperjax.distributed.processes import allgather_objects, share_of
 from hiperjax.models.transformer import Params, cast_params
+from hiperjax.stop import StopAsked
 
 
 @dataclasses.dataclass
@@ -37,15 +39,21 @@ class DistributedRollout:
         if mesh is not None:
             params = localize(params, mesh)
         with Placement(None if mesh is None else local_mesh(mesh)).use_mesh():
-            mine = self.rollout.collect(
-                cast_params(params, self.rollout.config.dtype),
-                list(task_ids)[own.start : own.stop],
-                key=key,
-                temperature=temperature,
-                top_p=top_p,
-                first=own.start,
-            )
-        return merge_results(allgather_objects(mine))
+            try:
+                mine = self.rollout.collect(
+                    cast_params(params, self.rollout.config.dtype),
+                    list(task_ids)[own.start : own.stop],
+                    key=key,
+                    temperature=temperature,
+                    top_p=top_p,
+                    first=own.start,
+                )
+            except StopAsked:  # the others wait for an answer, and are to give up too
+                mine = None
+        results = [result for result in allgather_objects(mine) if result is not None]
+        if len(results) < jax.process_count():
+            raise StopAsked("one of the processes was asked to stop")
+        return merge_results(results)
 
 
 def merge_results(results: Sequence[RolloutResult]) -> RolloutResult:

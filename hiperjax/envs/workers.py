@@ -10,8 +10,11 @@ import abc
 import collections
 import contextlib
 import dataclasses
+import math
 import multiprocessing
 import signal
+import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,11 +22,16 @@ from typing import Any
 
 from hiperjax.envs.base import Step, Suite
 from hiperjax.envs.border import BorderError, CheckedEnv
+from hiperjax.stop import REQUEST
 from hiperjax.types import Observation
 
 BACKENDS = ("inline", "process", "ray")
 START_SECONDS = 300.0
 """A worker process that is not up after so long is given up."""
+CLOSE_SECONDS = 5.0
+"""A worker process that has not ended so long after it was asked to is killed."""
+POLL_SECONDS = 0.2
+"""How often a wait for an answer looks whether a stop was asked for."""
 _TRACEBACK_LINES = 12
 
 
@@ -126,8 +134,40 @@ class _Remote(abc.ABC):
     def receive(self) -> Any:
         """Wait for the answer of the next slot; `WorkerDied` if there will be none."""
 
+    def hang_up(self) -> None:  # noqa: B027 - not all have something to do
+        """Ask it to end; do not wait."""
+
     @abc.abstractmethod
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End it, whatever it does."""
+
+
+class _Watchdog:
+    """Kills a worker process when a deadline passes, wherever the one who waits for it is stuck:
+    amid a message, say, of which only a part came."""
+
+    def __init__(self, kill: Callable[[], None], limit: float) -> None:
+        self._kill, self._limit = kill, limit
+        self._deadline: float | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> None:
+        self._deadline = time.monotonic() + self._limit
+
+    def __exit__(self, *error: object) -> None:
+        self._deadline = None
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(1.0, self._limit)):
+            deadline = self._deadline
+            if deadline is not None and time.monotonic() > deadline:
+                self._kill()
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join(timeout=CLOSE_SECONDS)
 
 
 class _ProcessRemote(_Remote):
@@ -142,13 +182,17 @@ class _ProcessRemote(_Remote):
         child.close()
         self._started = False
         self._dead: WorkerDied | None = None
+        self._message = contextlib.nullcontext()
+        if limit is not None:
+            self._message = _Watchdog(self._process.kill, limit)
 
     def send(self, method: str, slots: list[int], values: list[str]) -> None:
         try:
             if not self._started:
                 self._wait(START_SECONDS, f"worker process did not start in {START_SECONDS:g} s")
                 self._started = True
-            self._pipe.send((method, slots, values))
+            with self._message:
+                self._pipe.send((method, slots, values))
         except WorkerDied as error:
             self._dead = error  # `receive` raises it
         except (BrokenPipeError, ConnectionResetError):
@@ -161,25 +205,36 @@ class _ProcessRemote(_Remote):
         return self._wait(self._limit, late)
 
     def _wait(self, limit: float | None, late: str) -> Any:
+        deadline = math.inf if limit is None else time.monotonic() + limit
         try:
-            if not self._pipe.poll(limit):
-                self._process.kill()  # it may hang where nothing milder is heard
-                raise StepTimeout(late)
-            return self._pipe.recv()
+            while not self._pipe.poll(min(POLL_SECONDS, max(0.0, deadline - time.monotonic()))):
+                REQUEST.check()
+                if time.monotonic() >= deadline:
+                    self._process.kill()  # it may hang where nothing milder is heard
+                    raise StepTimeout(late)
+            with self._message:
+                return self._pipe.recv()
         except (EOFError, ConnectionResetError):
-            self._process.join(timeout=5)
+            self._process.join(timeout=CLOSE_SECONDS)
         raise WorkerDied(f"worker process ended with exit code {self._process.exitcode}")
 
-    def close(self) -> None:
+    def hang_up(self) -> None:
         self._pipe.close()
-        self._process.join(timeout=5)
+
+    def close(self) -> None:
+        self.hang_up()
+        self._process.join(timeout=CLOSE_SECONDS)
         if self._process.is_alive():
             self._process.kill()
-            self._process.join()
+            self._process.join(timeout=CLOSE_SECONDS)
+        if isinstance(self._message, _Watchdog):
+            self._message.close()
 
 
 def _serve(pipe: Any, suite: Suite) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which finishes first
+    for name in ("SIGINT", "SIGHUP"):  # Ctrl-C, a closed terminal: for the parent, which finishes
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     workers = InlineWorkers(suite)
     pipe.send("ready")
     while True:
@@ -267,6 +322,8 @@ class ShardedWorkers(EnvWorkers):
         return self._call("step", slots, actions)
 
     def close(self) -> None:
+        for worker in self._workers:
+            worker.hang_up()
         for worker in self._workers:
             worker.close()
         self._workers = []

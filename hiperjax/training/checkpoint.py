@@ -11,6 +11,8 @@ import errno
 import hashlib
 import pathlib
 import shutil
+import threading
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
@@ -19,8 +21,11 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from hiperjax.files import DamagedFile, read_json, write_json
+from hiperjax.training.unfinished import Unfinished
 
 INDEX = "index.json"
+SAVE_SECONDS = 1800.0
+"""A state that is not on disk after so long is given up."""
 CURE = "restore it from a copy, or start the run anew"
 Which = Literal["last", "best", "start"]
 """Which of the states a run keeps: the newest, the best evaluated, the one before iteration 1."""
@@ -83,6 +88,12 @@ class Checkpoints:
                 raise DamagedFile(
                     f"{path}: field {name} is {index.get(name)!r}; expected {word}; {CURE}"
                 )
+        for name, shape in index["shapes"].items():
+            if not isinstance(shape, list) or any(type(size) is not int for size in shape):
+                raise DamagedFile(
+                    f"{path}: field shapes[{name!r}] is {shape!r}; expected a list of whole "
+                    f"numbers; {CURE}"
+                )
         return index
 
     def exists(self) -> bool:
@@ -103,6 +114,10 @@ class Checkpoints:
             if not (value is None and meta) and type(value) not in (int, float):
                 raise DamagedFile(f"{record}: field {name} is {value!r}; expected a number; {CURE}")
         return meta  # type: ignore[return-value]
+
+    def unfinished(self, iteration: int) -> Unfinished | None:
+        """What is still to be done for that iteration before the next one."""
+        return Unfinished.load(read_json(self._record(iteration), cure=CURE).get("unfinished"))
 
     def find_damage(self, iteration: int) -> str:
         """What is wrong with a checkpoint; empty where it is as it was written."""
@@ -129,14 +144,32 @@ class Checkpoints:
                 )
         return "" if wanted else f"{record}: names no files"
 
-    def save(self, iteration: int, state: Any, *, meta: dict[str, Any], best: bool) -> None:
+    def save(
+        self,
+        iteration: int,
+        state: Any,
+        *,
+        meta: dict[str, Any],
+        best: bool,
+        unfinished: Unfinished | None = None,
+    ) -> None:
         """Save and make it the last one (and the best one); remove what is neither.
+
+        Args:
+          iteration: after which the state is this one.
+          state: a tree of arrays.
+          meta: numbers to keep beside it.
+          best: whether it is the best one.
+          unfinished: what is still to be done for that iteration.
 
         Raises:
           SaveError: the state could not be written; the ones saved before are untouched.
         """
         try:
-            self._save(iteration, state, meta=meta, best=best)
+            record = {"meta": meta} | (
+                {} if unfinished is None else {"unfinished": unfinished.dump()}
+            )
+            self._save(iteration, state, record=record, best=best)
         except (OSError, ValueError, RuntimeError) as error:
             last = f"iteration {self.index['last']}" if self.exists() else "none"
             for half in self.folder.glob(f"{self._path(iteration).name}.*tmp*"):
@@ -146,21 +179,21 @@ class Checkpoints:
                 f"{explain(error, self.folder)}; last state saved: {last}"
             ) from error
 
-    def _save(self, iteration: int, state: Any, *, meta: dict[str, Any], best: bool) -> None:
+    def _save(self, iteration: int, state: Any, *, record: dict[str, Any], best: bool) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         path, first = self._path(iteration), jax.process_index() == 0
         if self._ask_first(path.exists() and bool(self.find_damage(iteration)), first):
             shutil.rmtree(path, ignore_errors=True)
         if not path.exists():
             self._checkpointer.save(path, state)
-            self._checkpointer.wait_until_finished()
+            wait_for(self._checkpointer.wait_until_finished, SAVE_SECONDS)
         index = self.index if self.exists() else {}
-        index |= {"last": iteration, "meta": meta, "shapes": _listed(_shapes(state))}
+        index |= {"last": iteration, "meta": record["meta"], "shapes": _listed(_shapes(state))}
         if best or "best" not in index:
             index["best"] = iteration
         index.setdefault("start", iteration)
         if first:
-            write_json(self._record(iteration), {"meta": meta, "files": _sums(path)})
+            write_json(self._record(iteration), record | {"files": _sums(path)})
             self._write(index)
         if jax.process_count() > 1:  # nobody reads the index before it is written
             multihost_utils.sync_global_devices(f"checkpoint {iteration}")
@@ -229,6 +262,29 @@ class Checkpoints:
                 return iteration
             complaints.append(damage)
         raise CheckpointError(f"{complaints[0]}; no good one is left to take instead; {CURE}")
+
+
+def wait_for(function: Callable[[], Any], seconds: float) -> None:
+    """Wait for a call in a thread of its own: no longer than that, and signals are heard.
+
+    Raises:
+      TimeoutError: it did not end in time; its thread is left to itself.
+    """
+    raised: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            function()
+        except BaseException as error:  # raised again below
+            raised.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"not written after {seconds:g} s: the disk does not answer")
+    if raised:
+        raise raised[0]
 
 
 def _listed(shapes: dict[str, tuple]) -> dict[str, list[int]]:

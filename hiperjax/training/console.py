@@ -143,13 +143,13 @@ class Progress:
             )
 
     def finish(
-        self, folder: pathlib.Path, iteration: int, best: float, best_at: int, stopped: bool
+        self, folder: pathlib.Path, iteration: int, best: float, best_at: int, stopped: str
     ) -> None:
-        """What happened, and what to look at next."""
+        """What happened, and what to look at next; `stopped` says where, empty at the end."""
         self.phase("stopped" if stopped else "done")
         self._bar.stop()
         if stopped:
-            self.say(f"stopped after iteration {iteration}, saved. Go on with:")
+            self.say(f"stopped {stopped}. Go on with:")
             self.say(f"  hiperjax train --resume {folder}")
             return
         self.say(f"done: {iteration} iterations; best success {best:.3f}, evaluated at {best_at}")

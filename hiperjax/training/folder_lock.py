@@ -109,7 +109,7 @@ def _read(file: int) -> Holder | None:
         raw = json.loads(os.pread(file, 1 << 16, 0))
         holder = Holder(**raw)
         return holder if isinstance(holder.pid, int) else None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 

@@ -37,7 +37,7 @@ def read_records(path: pathlib.Path) -> tuple[list[dict], list[str]]:
             if not isinstance(record, dict) or type(record.get("iteration")) is not int:
                 raise ValueError("no object with a whole number as its iteration")
             records.append(record)
-        except ValueError as error:  # no JSON, or no text
+        except (ValueError, RecursionError) as error:  # no JSON, or no text
             complaints.append(f"{path}: line {number}: {error}; the line is dropped")
     return records, complaints
 

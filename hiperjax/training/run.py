@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import pathlib
+import shutil
 import time
 from typing import Any
 
@@ -24,12 +25,14 @@ from hiperjax.training.prompt_record import write_prompt
 from hiperjax.training.run_folder import (
     CHECKPOINTS,
     CONFIG,
+    IMITATION,
     load_config,
     resolve_paths,
     save_config,
     save_run,
 )
 from hiperjax.training.stopped import TrainingStopped
+from hiperjax.training.unfinished import Unfinished
 from hiperjax.validation import validate
 
 
@@ -58,6 +61,8 @@ class Run:
     """why the run must not go on once its state is saved"""
     saving: float = 0.0
     """seconds spent on checkpoints since the last record"""
+    unfinished: Unfinished | None = None
+    """an iteration that is not recorded yet"""
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -67,6 +72,25 @@ class Run:
             "target_seconds": self.target_seconds,
             "seconds": self.seconds + self.progress.elapsed,
         }
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a policy to iterate from: imitation, if any, is over."""
+        return self.iteration > 0 or self.unfinished is not None or self.checkpoints.exists()
+
+    @property
+    def is_saved_unfinished(self) -> bool:
+        """Whether the state is saved as one whose evaluation was given up."""
+        saved = self.checkpoints.exists() and self.checkpoints.index["last"] == self.iteration
+        return saved and self.checkpoints.unfinished(self.iteration) is not None
+
+    def describe_stop(self) -> str:
+        """Where the run was stopped, and what is saved."""
+        if self.has_begun:
+            return f"after iteration {self.iteration}, saved"
+        if Checkpoints(self.folder / IMITATION).exists():
+            return "in imitation, saved"
+        return "before there was anything to save"
 
     def close(self) -> None:
         """Give back what the run holds: files, environments, the folder's lock."""
@@ -164,17 +188,20 @@ def _open_claimed(
         if not resume:
             save_run(folder, config, components.prompter.tokenizer, components.model)
     checkpoints = Checkpoints(folder / CHECKPOINTS)
+    unfinished = None
     iteration, meta = 0, {"best": -1.0, "best_iteration": 0, "target_seconds": None, "seconds": 0.0}
     if resume and checkpoints.exists():
         iteration, state = checkpoints.restore(components.describe_state())
         saved = checkpoints.meta(iteration)
         meta = {name: saved.get(name, value) for name, value in meta.items()}
+        unfinished = checkpoints.unfinished(iteration)
     else:
         state = components.fresh_state(components.init_policy())
     started = iteration if checkpoints.exists() else -1
+    recorded = started if unfinished is None else iteration - 1  # its episodes are, its row is not
     extended = _extend(config, folder, iteration) if resume else []
     progress = Progress(config.iterations, quiet=not is_first(), folder=folder)
-    recorder = Recorder(folder, iteration=started) if is_first() else Unrecorded()
+    recorder = Recorder(folder, iteration=recorded) if is_first() else Unrecorded()
     taken_over = [lock.taken_over] if lock is not None and lock.taken_over else []
     plain = config.prompt.style == "chat" and not components.prompter.tokenizer.chat_template
     bare = ["the tokenizer has no chat template: the model is shown plain text"] if plain else []
@@ -190,6 +217,7 @@ def _open_claimed(
         lock=lock,
         state=state,
         iteration=iteration,
+        unfinished=unfinished,
         **meta,
     )
 
@@ -232,7 +260,11 @@ def save(run: Run, *, best: bool) -> None:
             f"last state saved in {run.folder}: {last}; lower ppo.learning_rate, or check the "
             "weights it starts from"
         )
-    run.checkpoints.save(run.iteration, run.state, meta=run.meta, best=best)
+    run.checkpoints.save(
+        run.iteration, run.state, meta=run.meta, best=best, unfinished=run.unfinished
+    )
+    if is_first():  # the run has a state of its own by now
+        shutil.rmtree(run.folder / IMITATION, ignore_errors=True)
     run.saving += time.perf_counter() - started
 
 

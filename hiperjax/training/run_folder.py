@@ -15,6 +15,8 @@ from hiperjax.models.generation import GENERATION, describe_generation, read_tok
 from hiperjax.models.transformer import TransformerConfig
 
 CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer", "checkpoints"
+IMITATION = "imitation"
+"""Checkpoints of imitation under way; gone once the run has a state of its own."""
 
 
 ARCHITECTURE = "architecture.json"
@@ -102,7 +104,15 @@ def _build(kind: Any, raw: Any, path: pathlib.Path, prefix: str) -> Any:
 
 
 def _damage(path: pathlib.Path, name: str, value: Any, expected: str) -> DamagedFile:
-    return DamagedFile(f"{path}: field {name} is {value!r}; expected {expected}; {CURE}")
+    return DamagedFile(f"{path}: field {name} is {_show(value)}; expected {expected}; {CURE}")
+
+
+def _show(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        text = "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
@@ -112,6 +122,15 @@ KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "true or false"),
     pathlib.Path: ((str,), "a path"),
 }
+
+
+def _is_text(value: str) -> bool:
+    """Whether others can be given it: as a file's name, as UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
 
 
 def _convert(hint: Any, value: Any, path: pathlib.Path, name: str) -> Any:
@@ -135,5 +154,10 @@ def _convert(hint: Any, value: Any, path: pathlib.Path, name: str) -> Any:
         kinds, expected = KINDS[hint]
         if not isinstance(value, kinds) or (isinstance(value, bool) and hint is not bool):
             raise _damage(path, name, value, expected)
-        return float(value) if hint is float else hint(value)
+        if isinstance(value, str) and not _is_text(value):
+            raise _damage(path, name, value, f"{expected} without NUL and lone surrogates")
+        try:
+            return float(value) if hint is float else hint(value)
+        except OverflowError:
+            raise _damage(path, name, value, "a number that a float can hold") from None
     return value

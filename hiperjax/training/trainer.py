@@ -1,28 +1,31 @@
 """The training loop: imitate, then collect, learn, evaluate, record, save; on one screen."""
 
+import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import jax
 
 from hiperjax.acting.collector import RolloutResult
 from hiperjax.config import RunConfig
-from hiperjax.distributed.processes import allgather_objects, fetch, is_first
+from hiperjax.distributed.processes import fetch, is_first
 from hiperjax.learning.credit.types import Credit, CreditInputs
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.state import LearnResult, Work
 from hiperjax.random_keys import Stream, derive_key
+from hiperjax.stop import REQUEST, StopAsked
 from hiperjax.training.checkpoint import SaveError, explain
 from hiperjax.training.diagnostics import describe, warn_of_collapse
 from hiperjax.training.episode_record import EpisodeBatch
 from hiperjax.training.evaluation import Evaluation, evaluate
-from hiperjax.training.interrupt import StopRequest
+from hiperjax.training.interrupt import StopRequest, agree_to_stop, given_up_together
 from hiperjax.training.run import Run, open_run, save
 from hiperjax.training.samples import write_samples
 from hiperjax.training.stopped import TrainingStopped
 from hiperjax.training.tasks import choose_tasks
 from hiperjax.training.timer import Timer
+from hiperjax.training.unfinished import Unfinished
 from hiperjax.training.utilization import Ledger, build_ledger, count_pass, count_rollout
 from hiperjax.training.warm_start import warm_start
 from hiperjax.types import PackedBatch, Trajectory
@@ -41,59 +44,68 @@ def train(
     """Train from a configuration, or go on with the run in folder `resume`, to the end it was
     given or to `iterations`, if its prompt is still the same or may change; returns the folder.
 
-    The first Ctrl-C or SIGTERM finishes the iteration under way, saves and returns; a second one
-    stops at once.
+    The first Ctrl-C, SIGTERM or SIGHUP is heard in every phase, which is finished or given up as
+    the line printed says, then the state is saved and the folder returned; a second one stops at
+    once. What was given up is not recorded: a resumed run does it again, with the same keys.
 
     Raises:
       TrainingStopped: too many failed episodes or skipped steps.
       SaveError: the disk is full, or fails otherwise.
     """
-    run = open_run(config, resume, iterations, accept_changed_prompt=accept_changed_prompt)
-    try:
-        run_to_end(run)
-    except OSError as error:
-        last = run.checkpoints.index["last"] if run.checkpoints.exists() else "none"
-        raise SaveError(
-            f"iteration {run.iteration}: {explain(error, run.folder)}; last state saved in "
-            f"{run.folder}: {last}"
-        ) from error
-    finally:
-        run.close()
+    with StopRequest() as stop:
+        run = open_run(config, resume, iterations, accept_changed_prompt=accept_changed_prompt)
+        try:
+            stop.announce_on(run.progress)
+            run_to_end(run)
+        except OSError as error:
+            last = run.checkpoints.index["last"] if run.checkpoints.exists() else "none"
+            raise SaveError(
+                f"iteration {run.iteration}: {explain(error, run.folder)}; last state saved in "
+                f"{run.folder}: {last}"
+            ) from error
+        finally:
+            run.close()
     return run.folder
 
 
 def run_to_end(run: Run) -> None:
-    """Start where nothing is saved yet; iterate until all is done, or somebody wishes to stop."""
-    stop = StopRequest(run.progress)
-    iterations = run.components.config.iterations
-    with stop:
-        if run.iteration == 0 and not run.checkpoints.exists():
+    """Start where nothing is saved yet; iterate until all is done, or a stop is asked for."""
+    stopped = False
+    try:
+        if not run.has_begun:
             report_baselines(run)
             warm_start(run)
-            evaluate_and_save(run)
-        while run.iteration < iterations and not any(allgather_objects(stop.asked)):
+            run.unfinished = Unfinished()  # the policy is there, its evaluation is not
+        if run.unfinished is not None:
+            finish_evaluation(run)
+            save_when_due(run)
+        while run.iteration < run.components.config.iterations:
+            agree_to_stop()
             iterate(run)
-            evaluate_and_save(run)
-        stopped = run.iteration < iterations
-        if stopped:
-            save(run, best=False)
-    run.progress.finish(run.folder, run.iteration, run.best, run.best_iteration, stopped)
+            save_when_due(run)
+    except StopAsked:
+        stopped = True
+        with REQUEST.during("finishing the checkpoint under way"):
+            if run.has_begun:
+                save(run, best=False)
+    run.progress.finish(
+        run.folder,
+        run.iteration,
+        run.best,
+        run.best_iteration,
+        run.describe_stop() if stopped else "",
+    )
 
 
 def report_baselines(run: Run) -> None:
     """Say what evaluations of this run are to be read against, where the suite has that."""
     split = run.components.config.eval.splits[0]
-    report = run.components.suite.report_baselines(
-        split, max_turns=run.components.max_turns, episodes=BASELINE_EPISODES
-    )
+    with given_up_together("giving up the scripted baselines; nothing is saved before they ran"):
+        report = run.components.suite.report_baselines(
+            split, max_turns=run.components.max_turns, episodes=BASELINE_EPISODES
+        )
     if report is not None:
         run.progress.say(report)
-
-
-# -- imitation -----------------------------------------------------------------------------------
-
-
-# -- reinforcement learning ----------------------------------------------------------------------
 
 
 def collect(run: Run, timer: Timer) -> RolloutResult:
@@ -106,7 +118,10 @@ def collect(run: Run, timer: Timer) -> RolloutResult:
     r = config.rollout
     groups = r.episodes // r.group_size
     tasks = choose_tasks(run.components.suite.tasks("train"), config.seed, i * groups, groups)
-    with timer.phase("rollout"):
+    doing = (
+        f"giving up the episodes of iteration {i + 1}, which a resumed run plays again, and saving"
+    )
+    with timer.phase("rollout"), REQUEST.during(doing):
         result = run.components.rollout.collect(
             run.state.policy,
             [task for task in tasks for _ in range(r.group_size)],
@@ -131,9 +146,11 @@ def learn(
 ) -> tuple[PackedBatch, dict[str, float], LearnResult]:
     """One iteration's learning from its trajectories: the batch, its metrics, all that came out."""
     config = run.components.config
-    with timer.phase("pack"):
+    doing = f"finishing the update of iteration {run.iteration + 1}, then saving"
+    with timer.phase("pack"), REQUEST.during(doing):
         batch, final = run.components.pack(trajectories, seed=run.iteration)
-    with timer.phase("update"), run.components.placement.use_mesh():
+    update = REQUEST.during(doing)
+    with timer.phase("update"), update, run.components.placement.use_mesh():
         key = derive_key(config.seed, Stream.UPDATE, run.iteration)
         shared = run.components.placement.replicate((batch, final))
         learned = run.components.learner.learn(run.state, *shared, key=key)
@@ -167,37 +184,77 @@ def account_iteration(
 
 
 def iterate(run: Run) -> Ledger:
-    """Collect, learn, record; returns where the time went."""
+    """Collect, learn, evaluate where it is time, record; returns where the time went.
+
+    Raises:
+      StopAsked: while it collected, and nothing has changed; or while it evaluated: then the run
+        has an iteration that is `unfinished`.
+    """
     timer = Timer(run.progress.phase)
     config = run.components.config
     result = collect(run, timer)
-    health = describe(result.trajectories)
     batch, metrics, learned = learn(run, result.trajectories, timer)
-    metrics |= health
+    metrics |= describe(result.trajectories)
     metrics |= {"failed_episodes": len(result.failures)} | result.stats.metrics()
     run.iteration += 1
     record_episodes(run, result.trajectories, learned.inputs)
+    evaluation, given_up = {}, None
     if run.iteration % config.eval.every == 0 or run.iteration == config.iterations:
-        metrics |= run_evaluation(run, timer)
+        try:
+            evaluation = run_evaluation(run, timer)
+        except StopAsked as stop:
+            given_up = stop
     timer.seconds["checkpoint"] = run.saving
     ledger = account_iteration(run, result, batch, learned.work, timer)
     run.saving = 0.0
-    timings = timer.seconds | {f"ledger/{kind}": s for kind, s in ledger.seconds.items()}
+    accounts = ledger.metrics()
     if run.components.prompter.windows.grow:
-        metrics |= {f"tokens_per_turn/{name}": n for name, n in ledger.tokens_per_turn().items()}
-    run.recorder.write(run.iteration, metrics | ledger.metrics(), timings)
+        per_turn = {f"tokens_per_turn/{name}": n for name, n in ledger.tokens_per_turn().items()}
+        accounts = per_turn | accounts
+    timings = timer.seconds | {f"ledger/{kind}": s for kind, s in ledger.seconds.items()}
+    run.unfinished = Unfinished(metrics, accounts, timings)
+    if given_up is not None:
+        raise given_up
+    record(run, evaluation, timer)
+    return ledger
+
+
+def record(run: Run, evaluation: Mapping[str, float], timer: Timer) -> None:
+    """Write the record of the iteration that is done, and say what it holds.
+
+    Raises:
+      TrainingStopped: too many skipped steps in a row; the state is saved.
+    """
+    done, run.unfinished = run.unfinished, None
+    assert done is not None, "an iteration was done"
+    metrics = {**done.metrics, **evaluation, **done.accounts}
+    run.recorder.write(run.iteration, metrics, done.seconds)
+    if run.iteration == 0:
+        return
     run.progress.iteration(run.iteration, metrics, timer.seconds)
-    warning = warn_of_collapse(health["switch_share"], health["episode_length"])
+    warning = warn_of_collapse(metrics["switch_share"], metrics["episode_length"])
     if warning:
         run.progress.warn(warning)
-    if int(run.state.skipped) >= config.ppo.max_skipped_steps:
+    if int(run.state.skipped) >= run.components.config.ppo.max_skipped_steps:
         save(run, best=False)
         raise TrainingStopped(
             f"iteration {run.iteration}: {int(run.state.skipped)} optimizer steps in a row had a "
             "gradient or parameters that are not finite and were skipped; the parameters before "
             f"them are saved in {run.folder}; lower ppo.learning_rate"
         )
-    return ledger
+
+
+def finish_evaluation(run: Run) -> None:
+    """Evaluate and record: the policy that training starts from, or an iteration whose evaluation
+    was given up."""
+    timer = Timer(run.progress.phase)
+    assert run.unfinished is not None
+    evaluation = run_evaluation(run, timer)
+    seconds = dict(run.unfinished.seconds)
+    for name, value in timer.seconds.items():
+        seconds[name] = seconds.get(name, 0.0) + value
+    run.unfinished = dataclasses.replace(run.unfinished, seconds=seconds)
+    record(run, evaluation, timer)
 
 
 @partial(jax.jit, static_argnames="learner")
@@ -232,9 +289,13 @@ def record_episodes(run: Run, trajectories: Sequence[Trajectory], inputs: Credit
 def run_evaluation(run: Run, timer: Timer) -> dict[str, float]:
     """Evaluate on the configured splits; remember the best and the time to the target."""
     c = run.components.config.eval
-    metrics: dict[str, float] = {}
+    doing = (
+        f"giving up the evaluation at iteration {run.iteration}, which a resumed run repeats, and "
+        "saving"
+    )
+    results = []
     for number, split in enumerate(c.splits):
-        with timer.phase("evaluate"):
+        with timer.phase("evaluate"), REQUEST.during(doing):
             result = evaluate(
                 run.components.rollout,
                 run.state.policy,
@@ -244,19 +305,20 @@ def run_evaluation(run: Run, timer: Timer) -> dict[str, float]:
                 temperature=c.temperature,
                 max_tasks=c.max_tasks,
             )
-        metrics |= result.metrics()
-        run.recorder.evaluation(result.record(run.iteration))
+        results.append(result)
         run.progress.evaluation(run.iteration, result)
-        if number == 0:
-            _note_score(run, result)
-        if not result.may_choose(run.components.config.env.max_failure_rate):
-            run.stop_reason = (
-                f"evaluation at iteration {run.iteration}, split {split}: "
-                f"{result.describe_losses()}; expected at most a share of env.max_failure_rate "
-                f"{run.components.config.env.max_failure_rate} lost; the errors stand above, the "
-                f"state is saved in {run.folder}"
-            )
-    return metrics
+    for result in results:
+        run.recorder.evaluation(result.record(run.iteration))
+    _note_score(run, results[0])
+    lossy = [r for r in results if not r.may_choose(run.components.config.env.max_failure_rate)]
+    if lossy:
+        run.stop_reason = (
+            f"evaluation at iteration {run.iteration}, split {lossy[-1].split}: "
+            f"{lossy[-1].describe_losses()}; expected at most a share of env.max_failure_rate "
+            f"{run.components.config.env.max_failure_rate} lost; the errors stand above, the "
+            f"state is saved in {run.folder}"
+        )
+    return {name: value for result in results for name, value in result.metrics().items()}
 
 
 def _note_score(run: Run, result: Evaluation) -> None:
@@ -270,22 +332,16 @@ def _note_score(run: Run, result: Evaluation) -> None:
         run.progress.say(f"target {target} reached after {run.target_seconds:.0f} s")
 
 
-def evaluate_and_save(run: Run) -> None:
+def save_when_due(run: Run) -> None:
     """Save when it is time: at the start, every k iterations, at the end, at a new best.
-
-    Before the first iteration, evaluate the policy that training starts from.
 
     Raises:
       TrainingStopped: an evaluation lost more episodes than the config allows; the state is saved.
     """
     config = run.components.config
-    if run.iteration == 0:
-        timer = Timer(run.progress.phase)
-        metrics = run_evaluation(run, timer)
-        run.recorder.write(0, metrics, timer.seconds)
     best = run.best_iteration == run.iteration and run.best >= 0
     due = run.iteration % config.checkpoint_every == 0 or run.iteration == config.iterations
-    if due or best or run.stop_reason:
+    if due or best or run.stop_reason or run.is_saved_unfinished:
         save(run, best=best)
     if run.stop_reason:
         raise TrainingStopped(run.stop_reason)

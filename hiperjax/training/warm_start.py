@@ -1,24 +1,32 @@
 """The policy that reinforcement learning starts from: imitation, or another run's start."""
 
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
+import optax
 
 from hiperjax.acting.demonstrations import transcribe
+from hiperjax.files import DamagedFile
 from hiperjax.learning.imitation import (
+    ImitationBatch,
     imitate,
     keep_trained,
     make_batch,
     make_optimizer,
     measure_loss,
-    start_imitation,
 )
 from hiperjax.models.lora import combine, split_trained
 from hiperjax.models.transformer import Params
+from hiperjax.stop import REQUEST, StopAsked
+from hiperjax.training import imitation_state
 from hiperjax.training.build import play_expert, restore_run
+from hiperjax.training.checkpoint import CheckpointError, Checkpoints
 from hiperjax.training.components import RunComponents
 from hiperjax.training.console import Progress
+from hiperjax.training.imitation_state import Imitation, SavedNow
+from hiperjax.training.interrupt import agree_to_stop, given_up_together
 from hiperjax.training.run import Run
+from hiperjax.training.run_folder import IMITATION
 from hiperjax.training.stopped import TrainingStopped
 
 
@@ -26,58 +34,151 @@ def warm_start(run: Run) -> None:
     """The policy to start from: another run's, or one that imitates the scripted expert.
 
     The policy's optimizer, the critic and the reference start fresh.
+
+    Raises:
+      StopAsked: imitation under way is saved; the next call goes on with it.
     """
     config = run.components.config
     if config.init is not None:
         source, state = restore_run(config.init, "start", config.mesh, accept_changed_prompt=True)
         policy = run.components.adopt(state.policy, source.model)
     elif config.imitation.steps > 0:
-        policy = imitate_expert(run.components, run.state.policy, run.progress)
+        kept = Checkpoints(run.folder / IMITATION)
+        policy = imitate_expert(run.components, run.state.policy, run.progress, kept)
     else:
         return
     run.state = run.components.fresh_state(policy)
 
 
-def imitate_expert(components: RunComponents, policy: Params, progress: Progress) -> Params:
-    """Behavior cloning with early stopping on held-out episodes; returns the best policy seen."""
+def imitate_expert(
+    components: RunComponents,
+    policy: Params,
+    progress: Progress,
+    kept: Checkpoints | None = None,
+) -> Params:
+    """Behavior cloning with early stopping on held-out episodes; returns the best policy seen.
+
+    Args:
+      components: of the run.
+      policy: to start from; taken over.
+      progress: hears of every measurement.
+      kept: where it is saved when it is stopped, and goes on from; None: nowhere.
+
+    Raises:
+      StopAsked: it was asked to, and is saved.
+      TrainingStopped: its loss is not finite.
+    """
+    c = components.config.imitation
+    batches = _play(components, progress)
+    optimizer = make_optimizer(c.learning_rate, c.steps)
+    now = _restore(components, optimizer, progress, kept)
+    now = now or imitation_state.begin(components, optimizer, policy)
+    saved = SavedNow()
+    rng = np.random.default_rng((components.config.seed, 2))
+    for first in range(0, c.steps, c.check_every):
+        steps = min(c.check_every, c.steps - first)
+        order = rng.integers(0, len(batches.train.reply), (steps, c.sequences)).astype(np.int32)
+        if first < now.done:  # an earlier session took these steps
+            continue
+        _advance(components, optimizer, now, order, batches, progress)
+        if now.held_loss <= c.stop_loss:
+            break
+        if now.bad >= c.patience:
+            progress.say(
+                f"imitation: stopped early, no better held-out loss in {now.bad} measurements"
+            )
+            break
+        _save_when_asked(now, kept, saved)
+    frozen = split_trained(now.state.policy, components.model)[1]
+    return components.adopt(combine(now.best, frozen), components.model)
+
+
+class Batches(NamedTuple):
+    """Packed expert episodes."""
+
+    test: ImitationBatch
+    """held out"""
+    train: ImitationBatch
+
+
+def _advance(
+    components: RunComponents,
+    optimizer: optax.GradientTransformation,
+    now: Imitation,
+    order: np.ndarray,
+    batches: Batches,
+    progress: Progress,
+) -> None:
+    """Some steps, and a measurement; `order` is that of the sequences, step by step."""
+    done = now.done + len(order)
+    doing = f"finishing imitation up to its measurement at step {done}, then saving it"
+    with REQUEST.during(doing), components.placement.use_mesh():
+        now.state, loss = imitate(
+            now.state, batches.train, order, optimizer=optimizer, config=components.model
+        )
+        held_loss = float(measure_loss(now.state.policy, batches.test, config=components.model))
+    if not np.isfinite(held_loss):
+        raise TrainingStopped(
+            f"imitation step {done}: the held-out loss is {held_loss}; nothing is saved of it; "
+            "check the weights it starts from"
+        )
+    progress.imitation(done, components.config.imitation.steps, float(loss), held_loss)
+    now.done, now.held_loss, now.bad = done, held_loss, now.bad + 1
+    if held_loss < now.best_loss:
+        now.best = keep_trained(now.state.policy, components.model)
+        now.best_loss, now.bad = held_loss, 0
+
+
+def _restore(
+    components: RunComponents,
+    optimizer: optax.GradientTransformation,
+    progress: Progress,
+    kept: Checkpoints | None,
+) -> Imitation | None:
+    """Imitation that an earlier session was stopped in, if there is any that can be read."""
+    if kept is None or not kept.exists():
+        return None
+    try:
+        now = imitation_state.restore(components, optimizer, kept)
+    except (CheckpointError, DamagedFile) as error:
+        progress.warn(f"imitation begins anew: {error}")
+        imitation_state.forget(kept)
+        return None
+    for notice in kept.notices:
+        progress.warn(notice)
+    steps = components.config.imitation.steps
+    progress.say(f"imitation: going on after step {now.done} of {steps}")
+    return now
+
+
+def _save_when_asked(now: Imitation, kept: Checkpoints | None, saved: SavedNow) -> None:
+    """Save imitation where it is stopped here, or was not saved for long."""
+    try:
+        agree_to_stop()
+    except StopAsked:
+        if kept is not None:
+            now.save(kept)
+        raise
+    if kept is not None and saved.is_due():
+        now.save(kept)
+
+
+def _play(components: RunComponents, progress: Progress) -> Batches:
+    """Expert episodes, some of them held out."""
     config, c = components.config, components.config.imitation
     progress.phase("expert episodes")
     progress.say(f"imitation: playing {c.episodes} expert episodes")
-    demos = play_expert(config, components.suite, c.episodes, noise=c.noise, seed=config.seed)
-    if len(demos) < c.episodes:
-        progress.warn(f"imitation: {c.episodes - len(demos)} episodes lost in the environment")
-    trajectories = transcribe(components.prompter, demos)
+    with given_up_together(
+        "giving up the expert episodes under way, which a resumed run plays again"
+    ):
+        demos = play_expert(config, components.suite, c.episodes, noise=c.noise, seed=config.seed)
+        trajectories = transcribe(components.prompter, demos)
+    if len(trajectories) < c.episodes:
+        lost = c.episodes - len(trajectories)
+        progress.warn(f"imitation: {lost} episodes lost in the environment")
     held = max(1, round(c.holdout * len(trajectories)))
-    test, train = (
-        make_batch(*components.pack_turns(part)) for part in
-        (trajectories[:held], trajectories[held:])
-    )  # fmt: skip
-    optimizer = make_optimizer(c.learning_rate, c.steps)
-    test, train = components.placement.replicate((test, train))
-    state = components.placement.init_sharded(
-        partial(start_imitation, components.model, optimizer), policy
+    batches = (
+        make_batch(*components.pack_turns(part))
+        for part in (trajectories[:held], trajectories[held:])
     )
-    best, best_loss, bad = keep_trained(state.policy, components.model), float("inf"), 0
-    rng = np.random.default_rng((config.seed, 2))
-    for done in range(0, c.steps, c.check_every):
-        steps = min(c.check_every, c.steps - done)
-        order = rng.integers(0, len(train.reply), (steps, c.sequences)).astype(np.int32)
-        with components.placement.use_mesh():
-            state, loss = imitate(state, train, order, optimizer=optimizer, config=components.model)
-            held_loss = float(measure_loss(state.policy, test, config=components.model))
-        if not np.isfinite(held_loss):
-            raise TrainingStopped(
-                f"imitation step {done + steps}: the held-out loss is {held_loss}; nothing is "
-                "saved yet; check the weights it starts from"
-            )
-        progress.imitation(done + steps, c.steps, float(loss), held_loss)
-        bad = 0 if held_loss < best_loss else bad + 1
-        if held_loss < best_loss:
-            best, best_loss = keep_trained(state.policy, components.model), held_loss
-        if held_loss <= c.stop_loss:
-            break
-        if bad >= c.patience:
-            progress.say(f"imitation: stopped early, no better held-out loss in {bad} measurements")
-            break
-    frozen = split_trained(state.policy, components.model)[1]
-    return components.adopt(combine(best, frozen), components.model)
+    return components.placement.replicate(Batches(*batches))

@@ -12,6 +12,7 @@ from hiperjax.envs.base import Decision, Expert
 from hiperjax.envs.webshop.expert import is_results, list_candidates, read_request
 from hiperjax.envs.webshop.pages import Page, Session, act
 from hiperjax.envs.webshop.suite import WebShopSuite
+from hiperjax.stop import REQUEST
 from hiperjax.types import Observation
 
 
@@ -58,6 +59,7 @@ def play(
     expert.reset(observation)
     asin = suite.get_goal(task_id).asin
     for turn in range(1, limit + 1):
+        REQUEST.check()
         step = env.step(expert.decide(observation).action)
         if step.terminated:
             return Outcome(asin, step.score or 0.0, step.success, turn)
