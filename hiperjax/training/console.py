@@ -70,7 +70,7 @@ class Progress:
             with contextlib.suppress(OSError), self._log.open("a", encoding="utf-8") as file:
                 file.write(text.encode("utf-8", "replace").decode() + "\n")
 
-    def phase(self, name: str, done: float = 0, total: float = 0) -> None:
+    def phase(self, name: str, done: int | float = 0, total: int | float = 0) -> None:
         """What goes on now, for whoever watches the folder: how much of how much, if known."""
         if self._now is None:
             return
