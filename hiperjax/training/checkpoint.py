@@ -26,6 +26,7 @@ from hiperjax.training.unfinished import Unfinished
 INDEX = "index.json"
 SAVE_SECONDS = 1800.0
 """A state that is not on disk after so long is given up."""
+MOST_ITERATIONS = 10**9
 CURE = "restore it from a copy, or start the run anew"
 Which = Literal["last", "best", "start"]
 """Which of the states a run keeps: the newest, the best evaluated, the one before iteration 1."""
@@ -88,6 +89,9 @@ class Checkpoints:
                 raise DamagedFile(
                     f"{path}: field {name} is {index.get(name)!r}; expected {word}; {CURE}"
                 )
+        for name in get_args(Which):
+            if not 0 <= index[name] < MOST_ITERATIONS:
+                raise DamagedFile(f"{path}: field {name} is no count of iterations; {CURE}")
         for name, shape in index["shapes"].items():
             if not isinstance(shape, list) or any(type(size) is not int for size in shape):
                 raise DamagedFile(
@@ -135,6 +139,9 @@ class Checkpoints:
         except FileNotFoundError:
             return f"{path}: removed while it was read"
         wanted = files if isinstance(files, dict) else {}
+        for name, entry in wanted.items():
+            if not isinstance(entry, list) or len(entry) != 2:
+                return f"{record}: field files[{name!r}] is no size and checksum"
         for name in sorted({*wanted, *found}):
             if wanted.get(name) != found.get(name):
                 have, want = (x.get(name, ["no file"])[0] for x in (found, wanted))

@@ -1,0 +1,166 @@
+"""Whatever lies in a file is read, or refused in one line that names it."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from hiperjax.acting.blocks import TAGS
+from hiperjax.acting.encoding import TextEncoder
+from hiperjax.config import ConfigError
+from hiperjax.envs.webshop import generator
+from hiperjax.envs.webshop.catalogue import CatalogueError, parse_products
+from hiperjax.files import DamagedFile, defined
+from hiperjax.models.errors import ModelError
+from hiperjax.models.tokenizers import load_tokenizer, train_tokenizer
+from hiperjax.presets import PRESETS
+from hiperjax.training.folder_lock import LOCK, FolderLock
+from hiperjax.training.metrics import METRICS, read_records
+from hiperjax.training.run_folder import CONFIG, load_config
+from hiperjax.validation import list_settings, validate
+
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+JSON = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.just(10**400),
+        st.floats(),
+        st.text(max_size=8),
+        st.sampled_from(["a\0b", "../x", "1e999", "household", "\u202e", "{", "-1"]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+ODD = st.sampled_from(
+    [
+        b"",
+        b"\0" * 30,
+        b"\xff\xfe",
+        b"[" * 12_000,
+        b'{"a":' * 3_000,
+        b"1" * 5000,
+        b'{"a": NaN}',
+        b'"\\ud800"',
+        b'{"iteration": 1}',
+        b"\n\n",
+    ]
+)
+
+
+def dump(value) -> bytes:
+    return json.dumps(value).encode()
+
+
+def read_or_refuse(read, errors, where: pathlib.Path | None = None):
+    """What `read` returns; None where it refuses, which is one line that names the file."""
+    try:
+        return read()
+    except errors as error:
+        assert str(error).strip() and str(error).count("\n") == 0, error
+        assert where is None or str(where) in str(error), error
+
+
+PRESET = json.loads(json.dumps(dataclasses.asdict(PRESETS["household-tiny"][1]), default=str))
+SETTINGS = [name for name, _ in list_settings(PRESETS["household-tiny"][1])]
+
+
+@given(st.one_of(JSON.map(dump), ODD, st.binary(max_size=40)))
+@same_folder
+def test_fuzz_config_files(tmp_path, content):
+    (tmp_path / CONFIG).write_bytes(content)
+    read_or_refuse(lambda: validate(load_config(tmp_path)), (DamagedFile, ConfigError))
+
+
+@given(st.sampled_from(SETTINGS), JSON)
+@same_folder
+def test_fuzz_settings(tmp_path, name, value):
+    raw = json.loads(json.dumps(PRESET))
+    *path, last = name.split(".")
+    part = raw
+    for step in path:
+        part = part[step]
+    part[last] = value
+    (tmp_path / CONFIG).write_text(json.dumps(raw))
+    found = read_or_refuse(lambda: load_config(tmp_path), DamagedFile, tmp_path / CONFIG)
+    if found is not None:
+        read_or_refuse(lambda: validate(found), ConfigError)
+
+
+@given(st.lists(st.one_of(JSON.map(dump), ODD, st.binary(max_size=20)), max_size=5))
+@same_folder
+def test_fuzz_records(tmp_path, lines):
+    path = tmp_path / METRICS
+    path.write_bytes(b"\n".join(lines))
+    records, complaints = read_records(path)
+    assert all(type(record["iteration"]) is int for record in records)
+    assert all(str(path) in complaint and "\n" not in complaint for complaint in complaints)
+
+
+@given(st.one_of(JSON.map(dump), ODD, st.binary(max_size=20)))
+@same_folder
+def test_fuzz_lock_files(tmp_path, content):
+    (tmp_path / LOCK).write_bytes(content)
+    read_or_refuse(lambda: FolderLock(tmp_path).acquire(), ConfigError, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer") / "good"
+    train_tokenizer(["go to shelf 1", "take mug"], TAGS).save_pretrained(folder)
+    return folder
+
+
+@given(
+    st.sampled_from(["tokenizer.json", "tokenizer_config.json"]),
+    st.one_of(JSON.map(dump), ODD),
+    st.integers(0, 1 << 30),
+    st.booleans(),
+)
+@same_folder
+def test_fuzz_tokenizer_files(tokenizer_folder, tmp_path, name, content, place, whole):
+    folder = tmp_path / "tokenizer"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(tokenizer_folder, folder)
+    data = (folder / name).read_bytes()
+    at = place % len(data)
+    (folder / name).write_bytes(content if whole else data[:at] + content + data[at + 1 :])
+    read_or_refuse(lambda: load_tokenizer(folder), (DamagedFile, ModelError, FileNotFoundError))
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{% for", "{{ messages[9].content }}", "{{ raise_exception('no') }}", "{{ 1 // 0 }}"],
+)
+def test_fuzz_chat_templates_that_fail_are_named_in_one_line(tokenizer_folder, template):
+    tokenizer = load_tokenizer(tokenizer_folder)
+    tokenizer.chat_template = template
+    with pytest.raises(ModelError, match=r"chat template of tokenizer .*: ") as refused:
+        TextEncoder(tokenizer).apply_template(["hello"])
+    assert "\n" not in str(refused.value)
+
+
+PRODUCTS = generator.generate(3)["products"]
+
+
+@given(st.sampled_from([*PRODUCTS[0], "more"]), JSON, JSON, JSON)
+def test_fuzz_products(field, value, attributes, human):
+    record = PRODUCTS[0] | {field: value}
+    asin = record.get("asin")
+    assume(isinstance(asin, str) or field == "asin")
+    read_or_refuse(
+        lambda: list(parse_products([record, value], {str(asin): attributes}, {str(asin): human})),
+        CatalogueError,
+    )
+
+
+@given(JSON)
+def test_fuzz_json_that_is_written_is_strict(value):
+    assert json.loads(json.dumps(defined(value), allow_nan=False)) == defined(value)
