@@ -42,7 +42,7 @@ def test_a_console_that_is_a_fault_ends_nothing(tmp_path, monkeypatch, capsys):
     progress = Progress(3, folder=tmp_path)
     for _ in range(2):
         progress.say("[one] █")
-    progress.finish(tmp_path, 3, 0.5, 3, False)
+    progress.finish(tmp_path, 3, 0.5, 3, "")
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "takes no more text" in err
     lines = (tmp_path / LOG).read_text(encoding="utf-8").splitlines()

@@ -30,7 +30,7 @@ MODEL = TransformerConfig(
     embedding_std=0.3,
 )
 """The model of mesh_program.py."""
-PROGRAM = pathlib.Path(__file__).with_name("mesh_program.py")
+PROGRAM = pathlib.Path(__file__).parent / "helpers" / "mesh_program.py"
 ONE = (1, 1, 1)
 FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 TOLERANCE = 3e-5

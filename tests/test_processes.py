@@ -159,7 +159,9 @@ def test_the_default_is_no_mesh():
     assert make_placement(MeshConfig()) == Placement()
     tree = {"x": np.arange(3)}
     assert Placement().replicate(tree) is tree
-    assert Placement().init_sharded(lambda x: x, tree) is tree
+    made = Placement().init_sharded(lambda x: x, tree)
+    np.testing.assert_array_equal(made["x"], tree["x"])
+    assert made["x"].committed, "as what a checkpoint gives back"
 
 
 def run_config(**rollout):

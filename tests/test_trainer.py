@@ -15,6 +15,7 @@ from hiperjax.commands.evaluate import evaluate_run
 from hiperjax.config import (
     ConfigError,
     CriticConfig,
+    EnvConfig,
     ModelConfig,
     RunConfig,
 )
@@ -425,7 +426,7 @@ def test_estimators_that_cannot_be_trained_with_are_refused_at_once(
         BASE,
         credit=dataclasses.replace(BASE.credit, estimator=estimator),
         critic=dataclasses.replace(BASE.critic, kind=critic),
-        env=dataclasses.replace(BASE.env, suite=suite),
+        env=EnvConfig(suite=suite),
     )
     with pytest.raises(ConfigError, match=message) as refused:
         build.build_components(config)
