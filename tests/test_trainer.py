@@ -427,6 +427,7 @@ def test_estimators_that_cannot_be_trained_with_are_refused_at_once(
         credit=dataclasses.replace(BASE.credit, estimator=estimator),
         critic=dataclasses.replace(BASE.critic, kind=critic),
         env=EnvConfig(suite=suite),
+        eval=dataclasses.replace(BASE.eval, splits=("train",)),
     )
     with pytest.raises(ConfigError, match=message) as refused:
         build.build_components(config)

@@ -169,5 +169,5 @@ def test_a_context_that_is_not_there_cannot_grow():
         shape, PARAMS, CONFIG, jax.random.key(3), prefix=None, find_stop=find_stop,
         stats=RolloutStats(),
     )  # fmt: skip
-    with pytest.raises(ValueError, match="episode 0, turn 1: no context here"):
+    with pytest.raises(ValueError, match="episode 0, turn 1: no context in this lane"):
         lane.ask_more(0, [1], number=0, turn=1)

@@ -71,7 +71,6 @@ def test_words_put_aside_are_not_written():
         "one line a\n    field",
         "the other Wing",
         "a rival of ours",
-        "n_tok=3",
     ],
 )
 def test_a_word_put_aside_is_noticed(text):
