@@ -80,7 +80,8 @@ def our_calls(folder: pathlib.Path, tokens: np.ndarray, dtype: str) -> dict[str,
             hidden = forward(whole, adapted, ids, lengths=lengths)[:, :-1]
             states = hidden.reshape(-1, hidden.shape[-1])
             weights = output_weights(whole, adapted)
-            return -token_logprobs(states, weights, ids[:, 1:].reshape(-1))[0].mean()
+            found: Any = token_logprobs(states, weights, ids[:, 1:].reshape(-1))
+            return -found[0].mean()
 
         return jax.grad(loss)(adapters)
 

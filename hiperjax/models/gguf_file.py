@@ -156,7 +156,7 @@ def _read_header(cursor: _Cursor) -> GgufFile:
     if not isinstance(alignment, int) or alignment < 1:
         raise ModelError(f"{path}: general.alignment {alignment!r}; damaged?")
     start = -(-cursor.at // alignment) * alignment
-    tensors = {name: _locate(cursor, start, name, *row) for name, *row in rows}
+    tensors = {row[0]: _locate(cursor, start, *row) for row in rows}
     return GgufFile(path, fields, tensors)
 
 
