@@ -114,7 +114,7 @@ def sample(mesh, config, policy):
             params, prompts, lengths, jax.random.key(3), slots + first, slots * 0,
             room=6 + 8, **options,
         )  # fmt: skip
-        state = sampler.place(state, opening, slots)
+        state = sampler.insert(state, opening, slots)
         rest = jnp.int32(count)
         split = meshes.row_ways(own) * own.shape["tensor"]
         assert state.cache.k.addressable_shards[0].data.size == state.cache.k.size // split
