@@ -18,10 +18,9 @@ from functools import partial
 from importlib import metadata
 from typing import Annotated, Any
 
-import tyro
-
 from hiperjax.commands.arguments import (
     Action,
+    Positional,
     UsageError,
     bind,
     parse,
@@ -32,8 +31,6 @@ from hiperjax.config import ConfigError, MeshConfig, RunConfig
 from hiperjax.files import cache_folder
 from hiperjax.presets import PRESETS
 from hiperjax.streams import protect_streams
-
-Positional = tyro.conf.Positional
 
 
 def train(args: Sequence[str]) -> Action:

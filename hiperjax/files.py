@@ -26,10 +26,11 @@ def _unique(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
 
 
-def write_text(path: str | pathlib.Path, text: str) -> None:
+def write_text(path: str | pathlib.Path, text: str, *, durable: bool = True) -> None:
     """Write a file under another name and rename it: nobody ever reads half of it.
 
-    What is no ordinary file (a pipe, /dev/stdout) is written straight.
+    What is no ordinary file (a pipe, /dev/stdout) is written straight. What is not `durable` may be
+    lost with the machine's power, and costs no wait for the disk.
     """
     path = pathlib.Path(path)
     if path.exists() and not path.is_file():
@@ -41,8 +42,9 @@ def write_text(path: str | pathlib.Path, text: str) -> None:
     try:
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -93,6 +95,15 @@ def dump_json(value: Any, *, indent: int | None = None) -> str:
 def write_json(path: str | pathlib.Path, value: Any) -> None:
     """Write strict JSON, all of it or nothing."""
     write_text(path, dump_json(value, indent=1) + "\n")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it can be written: a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_text(path: str | pathlib.Path, *, cure: str) -> str:

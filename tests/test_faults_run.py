@@ -10,12 +10,12 @@ import sys
 import jax
 import numpy as np
 import pytest
+from helpers.small_runs import BASE, small_run
 
 from hiperjax.cli import main
 from hiperjax.commands.convert import export_run
 from hiperjax.files import DamagedFile, defined, dump_json, parse_json, read_json
 from hiperjax.models.generation import GENERATION, TOKEN_IDS
-from hiperjax.presets import PRESETS
 from hiperjax.training.build import restore_run
 from hiperjax.training.checkpoint import CheckpointError, Checkpoints
 from hiperjax.training.folder_lock import LOCK
@@ -23,24 +23,10 @@ from hiperjax.training.metrics import METRICS, read_records
 from hiperjax.training.run_folder import CONFIG, load_config, resolve_paths, save_config
 from hiperjax.training.trainer import train
 
-BASE = PRESETS["household-tiny"][1]
-
 
 def tiny(out: pathlib.Path, **changes):
-    parts = {
-        "model": dict(hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2,
-                      num_kv_heads=1),
-        "rollout": dict(episodes=6, slots=4),
-        "imitation": dict(steps=0),
-        "ppo": dict(minibatch_sequences=16),
-        "critic": dict(random_features=8),
-        "eval": dict(every=2, max_tasks=2),
-        "env": dict(max_turns=4),
-    }  # fmt: skip
-    nested = {k: dataclasses.replace(getattr(BASE, k), **v) for k, v in parts.items()}
-    return dataclasses.replace(
-        BASE, **({"out": out, "iterations": 2, "checkpoint_every": 1} | nested | changes)
-    )
+    parts = {"imitation": dict(steps=0), "eval": dict(max_tasks=2), "env": dict(max_turns=4)}
+    return small_run(out, parts, **({"iterations": 2, "checkpoint_every": 1} | changes))
 
 
 @pytest.fixture(scope="module")

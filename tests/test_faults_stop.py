@@ -1,6 +1,5 @@
 """A stop is heard in every long phase, and what is resumed equals the uninterrupted run."""
 
-import dataclasses
 import os
 import pathlib
 import signal
@@ -10,13 +9,13 @@ import threading
 import time
 
 import pytest
+from helpers.small_runs import small_run
 
 from hiperjax.acting import demonstrations
 from hiperjax.acting.rollout import _Run
 from hiperjax.config import RunConfig
 from hiperjax.envs.ladder import SCRIPTS, LadderEnv, LadderSuite
 from hiperjax.envs.workers import make_workers
-from hiperjax.presets import PRESETS
 from hiperjax.stop import REQUEST, StopAsked
 from hiperjax.training import trainer, warm_start
 from hiperjax.training.checkpoint import Checkpoints, SaveError, wait_for
@@ -26,22 +25,9 @@ from hiperjax.training.run_folder import CHECKPOINTS, IMITATION
 from hiperjax.training.trainer import train
 from hiperjax.training.unfinished import Unfinished
 
-BASE = PRESETS["household-tiny"][1]
-
 
 def tiny(out: pathlib.Path) -> RunConfig:
-    nested = {
-        "model": dict(hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2,
-                      num_kv_heads=1),
-        "rollout": dict(episodes=6, slots=4),
-        "imitation": dict(steps=40, episodes=20, check_every=10),
-        "ppo": dict(minibatch_sequences=16),
-        "critic": dict(random_features=8),
-        "eval": dict(every=2, max_tasks=4),
-        "env": dict(max_turns=5),
-    }  # fmt: skip
-    parts = {k: dataclasses.replace(getattr(BASE, k), **v) for k, v in nested.items()}
-    return dataclasses.replace(BASE, out=out, iterations=3, checkpoint_every=3, **parts)
+    return small_run(out, {"imitation": dict(steps=40)}, iterations=3, checkpoint_every=3)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.small_runs import BASE, small_run
 
 from hiperjax.commands.convert import export_adapters, export_run
 from hiperjax.commands.evaluate import evaluate_run
@@ -47,23 +48,10 @@ from hiperjax.training.trainer import collect, finish_evaluation, save_when_due,
 from hiperjax.training.unfinished import Unfinished
 from hiperjax.validation import validate
 
-BASE = PRESETS["household-tiny"][1]
-
 
 def small(out: pathlib.Path, **changes) -> RunConfig:
-    """The quick start, much smaller: two blocks of width 16, eight episodes per iteration."""
-    nested = {
-        "model": dict(hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2,
-                      num_kv_heads=1),
-        "rollout": dict(episodes=6, slots=4),
-        "imitation": dict(steps=20, episodes=20, check_every=10),
-        "ppo": dict(minibatch_sequences=16),
-        "critic": dict(random_features=8),
-        "eval": dict(every=2, max_tasks=4),
-        "env": dict(max_turns=5),
-    }  # fmt: skip
-    parts = {k: dataclasses.replace(getattr(BASE, k), **v) for k, v in nested.items()}
-    return dataclasses.replace(BASE, out=out, iterations=4, checkpoint_every=2, **parts, **changes)
+    """The quick start, much smaller: a block of width 16, six episodes per iteration."""
+    return small_run(out, {}, **({"iterations": 4, "checkpoint_every": 2} | changes))
 
 
 @pytest.fixture(scope="module")

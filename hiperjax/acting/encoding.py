@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from hiperjax.acting.blocks import TAGS
 from hiperjax.models.errors import ModelError
+from hiperjax.models.tokenizers import name_of
 
 
 class Glue(NamedTuple):
@@ -171,8 +172,3 @@ class TextEncoder:
 
 _TAGS = re.compile("(" + "|".join(map(re.escape, TAGS)) + ")")
 _MARKERS = tuple(f"(content number {i})" for i in range(1, 6))
-
-
-def name_of(tokenizer: Any) -> str:
-    """How messages name a tokenizer."""
-    return getattr(tokenizer, "name_or_path", "") or "(in memory)"

@@ -140,6 +140,19 @@ class Opening(NamedTuple):
     """logits the first token was drawn from, where copies of the prompt draw their own"""
 
 
+def _draw_first(
+    scores: Float[Array, "P V"],
+    keys: Key[Array, " P"],
+    temperature: float | Float[Array, ""],
+    top_p: float,
+    stop_ids: tuple[int, ...],
+) -> tuple[Int[Array, " P"], Float[Array, " P"], Bool[Array, " P"]]:
+    """The first token of each reply, its log-prob, and whether the reply goes on after it."""
+    zero = jnp.zeros(len(scores), jnp.int32)
+    token, logprob = draw(scores, keys, zero, temperature, top_p)
+    return token, logprob, ~_is_stop(token, stop_ids)
+
+
 @partial(jax.jit, static_argnames=("config", "top_p", "stop_ids", "room", "keep_scores"))
 def start(
     params: Params,
@@ -166,10 +179,9 @@ def start(
     hidden, kv = prefill(params, config, tokens, lengths, prefix=prefix)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     scores = logits(params, config, last)
-    token, logprob = draw(scores, keys, jnp.zeros_like(lengths), temperature, top_p)
+    token, logprob, live = _draw_first(scores, keys, temperature, top_p, stop_ids)
     pad = ((0, 0), (0, 0), (0, 0), (0, room - tokens.shape[1]), (0, 0))
     cache = jax.tree.map(lambda part: jnp.pad(part, pad), kv)
-    live = ~_is_stop(token, stop_ids)
     kept = scores if keep_scores else None
     return Opening(cache, token, logprob, lengths, live, keys, kept)
 
@@ -188,9 +200,7 @@ def redraw(
     """The same prompts for other episodes, which draw first tokens of their own."""
     assert opening.scores is not None
     keys = _fold_turns(key, episodes, turns)
-    zero = jnp.zeros_like(episodes)
-    token, logprob = draw(opening.scores, keys, zero, temperature, top_p)
-    live = ~_is_stop(token, stop_ids)
+    token, logprob, live = _draw_first(opening.scores, keys, temperature, top_p, stop_ids)
     return opening._replace(token=token, logprob=logprob, live=live, keys=keys)
 
 
@@ -260,10 +270,8 @@ def extend(
         prefix=prefix, attend_to=attend_to,
     )  # fmt: skip
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    token, logprob = draw(
-        logits(params, config, last), keys, jnp.zeros_like(lengths), temperature, top_p
-    )
-    live = ~_is_stop(token, stop_ids)
+    scores = logits(params, config, last)
+    token, logprob, live = _draw_first(scores, keys, temperature, top_p, stop_ids)
     begun = Opening(None, token, logprob, starts + lengths, live, keys)
     return _begin_replies(state._replace(cache=cache), begun, slots)
 

@@ -58,9 +58,10 @@ class WindowWriter:
 
     def note_reply(self, ids: np.ndarray | Sequence[int], blocks: Blocks) -> None:
         """Take in the reply to the prompt that was written last."""
+        if not self.rules.grow or (self.rules.mode == "subgoal" and blocks.switch):
+            self._opening = None
+            return
         self._tokens += len(ids)
         self._reply = ids if isinstance(ids, list) else list(map(int, ids))
         kept = not blocks.keep_violation or self.rules.rewrite_on_keep
         self._says_subgoal = blocks.well_formed and kept
-        if not self.rules.grow or (self.rules.mode == "subgoal" and blocks.switch):
-            self._opening = None

@@ -8,7 +8,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -18,6 +18,10 @@ from hiperjax.validation import list_settings, validate
 
 Action = Callable[[], int | None]
 """A command that knows its arguments; calling it runs it and gives its exit code, None being 0."""
+
+
+Positional = tyro.conf.Positional
+Folder = Annotated[pathlib.Path, Positional]
 
 
 class UsageError(ValueError):

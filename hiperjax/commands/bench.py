@@ -5,8 +5,7 @@ import pathlib
 import tempfile
 from typing import Annotated
 
-import tyro
-
+from hiperjax.commands.arguments import Positional
 from hiperjax.config import RunConfig
 from hiperjax.presets import DEFAULT, PRESETS
 from hiperjax.training.build import restore_run
@@ -18,7 +17,7 @@ from hiperjax.training.warm_start import warm_start
 
 
 def bench(
-    target: Annotated[str, tyro.conf.Positional] = DEFAULT,
+    target: Annotated[str, Positional] = DEFAULT,
     /,
     *,
     iterations: int = 3,

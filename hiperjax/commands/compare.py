@@ -3,8 +3,7 @@
 import pathlib
 from typing import Annotated, Literal
 
-import tyro
-
+from hiperjax.commands.arguments import Positional
 from hiperjax.report.comparison import compare_runs
 from hiperjax.report.comparison_text import render_json, render_markdown, render_text
 from hiperjax.report.run_data import read_runs
@@ -13,7 +12,7 @@ RENDERERS = {"text": render_text, "markdown": render_markdown, "json": render_js
 
 
 def compare(
-    runs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional],
+    runs: Annotated[tuple[pathlib.Path, ...], Positional],
     /,
     *,
     split: str | None = None,

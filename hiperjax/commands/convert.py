@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
-import tyro
 
+from hiperjax.commands.arguments import Folder, Positional
 from hiperjax.files import new_folder
 from hiperjax.models.errors import ModelError
 from hiperjax.models.lora import base_config, merge_adapters, partition
@@ -18,10 +18,6 @@ from hiperjax.models.weights import load_params, save_heads, save_params
 from hiperjax.training.build import restore_run
 from hiperjax.training.checkpoint import Which
 from hiperjax.training.run_folder import TOKENIZER
-
-Positional = tyro.conf.Positional
-Folder = Annotated[pathlib.Path, Positional]
-
 
 Direction = Literal["hf-to-orbax", "orbax-to-hf", "gguf-to-hf", "run-to-hf", "run-to-peft"]
 

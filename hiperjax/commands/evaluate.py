@@ -3,8 +3,7 @@
 import pathlib
 from typing import Annotated, Literal
 
-import tyro
-
+from hiperjax.commands.arguments import Positional
 from hiperjax.envs.base import Suite
 from hiperjax.envs.registry import SuiteError, make_suite, parse_options
 from hiperjax.files import write_json
@@ -15,8 +14,6 @@ from hiperjax.training.diagnostics import describe
 from hiperjax.training.evaluation import evaluate
 from hiperjax.training.suites import check_split
 from hiperjax.training.trainer import BASELINE_EPISODES
-
-Positional = tyro.conf.Positional
 
 
 def evaluate_run(

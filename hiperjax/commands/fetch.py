@@ -10,8 +10,7 @@ import tempfile
 import zipfile
 from typing import Annotated, Literal
 
-import tyro
-
+from hiperjax.commands.arguments import Positional
 from hiperjax.files import cache_folder
 from hiperjax.models.errors import ModelError
 
@@ -52,7 +51,7 @@ SOURCES = {
 }
 
 
-def fetch(name: Annotated[Literal["smollm2"], tyro.conf.Positional], /) -> int:
+def fetch(name: Annotated[Literal["smollm2"], Positional], /) -> int:
     """Fetch a model once; print the folder it lies in, for --model.folder.
 
     Args:

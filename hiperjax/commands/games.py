@@ -3,14 +3,10 @@
 import pathlib
 from typing import Annotated, Literal
 
-import tyro
-
+from hiperjax.commands.arguments import Folder, Positional
 from hiperjax.envs.alfworld.export import write_games
 from hiperjax.envs.alfworld.games import find_games_folder, format_stats, load_library
 from hiperjax.envs.alfworld.scenes import Dials
-
-Positional = tyro.conf.Positional
-Folder = Annotated[pathlib.Path, Positional]
 
 
 def games_stats(folder: Annotated[pathlib.Path | None, Positional] = None, /) -> int:

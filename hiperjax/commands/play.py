@@ -4,17 +4,14 @@ import pathlib
 import time
 from typing import Annotated, Any
 
-import tyro
-
 from hiperjax.acting.collector import RolloutResult
+from hiperjax.commands.arguments import Positional
 from hiperjax.commands.terminal import Recorded, Recording, play
 from hiperjax.envs.base import Suite
 from hiperjax.envs.registry import make_suite, parse_options
 from hiperjax.random_keys import Stream, derive_key
 from hiperjax.training.build import restore_run
 from hiperjax.training.samples import render_trajectory
-
-Positional = tyro.conf.Positional
 
 
 def play_suite(

@@ -3,8 +3,7 @@
 import pathlib
 from typing import Annotated
 
-import tyro
-
+from hiperjax.commands.arguments import Positional
 from hiperjax.config import ConfigError
 from hiperjax.report import plots
 from hiperjax.report.groups import Spread
@@ -12,7 +11,7 @@ from hiperjax.report.run_data import read_runs
 
 
 def plot_curves(
-    runs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional],
+    runs: Annotated[tuple[pathlib.Path, ...], Positional],
     /,
     *,
     out: pathlib.Path,

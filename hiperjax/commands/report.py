@@ -3,8 +3,7 @@
 import pathlib
 from typing import Annotated
 
-import tyro
-
+from hiperjax.commands.arguments import Positional
 from hiperjax.files import write_text
 from hiperjax.report.page import render_runs
 from hiperjax.report.run_data import read_runs
@@ -13,7 +12,7 @@ PAGE = "report.html"
 
 
 def report(
-    runs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional],
+    runs: Annotated[tuple[pathlib.Path, ...], Positional],
     /,
     *,
     out: pathlib.Path | None = None,

@@ -1,14 +1,9 @@
 """Parity with recorded references."""
 
 import pathlib
-from typing import Annotated
 
-import tyro
-
+from hiperjax.commands.arguments import Folder
 from hiperjax.envs.alfworld.games import find_games_folder
-
-Positional = tyro.conf.Positional
-Folder = Annotated[pathlib.Path, Positional]
 
 
 def verify_hae(file: Folder, /) -> int:

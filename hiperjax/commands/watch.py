@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
-import tyro
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from hiperjax.commands.arguments import Positional
 from hiperjax.config import ConfigError
 from hiperjax.report.console_view import render_line, render_view
 from hiperjax.report.live import LivePage, LiveServer
@@ -24,7 +24,7 @@ PERIOD = 1.0
 
 
 def watch(
-    runs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional],
+    runs: Annotated[tuple[pathlib.Path, ...], Positional],
     /,
     *,
     port: int = PORT,

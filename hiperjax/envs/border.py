@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hiperjax.envs.base import Step, Suite, TextEnv
+from hiperjax.files import is_unicode
 from hiperjax.types import Observation
 
 FLAGS = ("terminated", "truncated", "success", "milestone")
@@ -69,7 +70,7 @@ class CheckedEnv(TextEnv):
     def _check_text(self, field: str, found: Any) -> None:
         self._require(isinstance(found, str), field, found, "a string")
         if not found.isascii():
-            self._require(_is_unicode(found), field, found, "a string without lone surrogates")
+            self._require(is_unicode(found), field, found, "a string without lone surrogates")
 
     def _check_flag(self, field: str, found: Any) -> bool:
         self._require(isinstance(found, bool | np.bool_), field, found, "True or False")
@@ -92,14 +93,6 @@ class CheckedEnv(TextEnv):
                 f"suite {self._suite.name}, task {self._task_id}, turn {self._turn}: {field} is "
                 f"{_show(found)}; expected {expected}"
             )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _show(found: Any, limit: int = 80) -> str:

@@ -15,7 +15,7 @@ from hiperjax.envs.base import Suite
 from hiperjax.envs.ladder import RUNGS, LadderOptions, make_ladder_suite
 from hiperjax.envs.options import SuiteError, check_options, list_options, read_options
 
-__all__ = ["SuiteError", "has_option", "list_suites", "make_suite", "parse_options"]
+__all__ = ["SuiteError", "list_suites", "make_suite", "parse_options", "suite_options"]
 
 ENTRY_POINT_GROUP = "hiperjax.suites"
 LADDER = "ladder/"
@@ -45,14 +45,14 @@ def _find(name: str) -> tuple[Callable[..., Any], dict[str, Any] | None]:
     raise SuiteError(f"suite {name!r}: expected one of {', '.join(list_suites())}")
 
 
-def has_option(name: str, option: str) -> bool:
-    """Whether a suite has an option of that name; False where nobody can say."""
-    return option in (_find(name)[1] or {})
+def suite_options(name: str) -> dict[str, Any] | None:
+    """The options of a suite with their types; None where it takes any, and nobody can say."""
+    return _find(name)[1]
 
 
 def parse_options(name: str, given: Sequence[str]) -> dict[str, Any]:
     """Options of a suite from `key=value` settings."""
-    return read_options(name, _find(name)[1], given)
+    return read_options(name, suite_options(name), given)
 
 
 def make_suite(name: str, **options: Any) -> Suite:

@@ -7,6 +7,7 @@ tokenizer folder.
 import collections
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import regex
@@ -19,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from hiperjax.files import DamagedFile, read_json
 from hiperjax.models.byte_level import BYTES
 from hiperjax.models.errors import ModelError
+from hiperjax.models.generation import CURE
 
 UNKNOWN, PAD, END_OF_TURN = "<unk>", "<pad>", "<end>"
 FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -42,19 +44,23 @@ def load_tokenizer(folder: str | pathlib.Path) -> PreTrainedTokenizerFast:
         raise FileNotFoundError(
             f"{folder}: no {' and no '.join(missing)}; copy them from the checkpoint"
         )
-    cure = "copy it from the checkpoint again"
     for name in FILES:
-        read_json(folder / name, cure=cure)
+        read_json(folder / name, cure=CURE)
     # Not AutoTokenizer: for some classes (GPT-2's) it makes the class's own way of splitting words,
     # whatever tokenizer.json says (SmolLM2 splits digits first).
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare ones
-        raise DamagedFile(f"{folder / FILES[0]}: cannot be read: {error}; {cure}") from error
+        raise DamagedFile(f"{folder / FILES[0]}: cannot be read: {error}; {CURE}") from error
     check_alphabet(tokenizer)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{folder}: no eos_token in {FILES[1]}; name the token that ends a turn")
     return tokenizer
+
+
+def name_of(tokenizer: Any) -> str:
+    """How messages name a tokenizer."""
+    return getattr(tokenizer, "name_or_path", "") or "(in memory)"
 
 
 def check_alphabet(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -65,7 +71,7 @@ def check_alphabet(tokenizer: PreTrainedTokenizerFast) -> None:
     kind = type(tokenizer.backend_tokenizer.model).__name__
     if kind == "WordLevel":
         return
-    where = f"tokenizer {tokenizer.name_or_path or '(in memory)'}"
+    where = f"tokenizer {name_of(tokenizer)}"
     if kind != "BPE":
         raise ModelError(f"{where}: {kind} model; expected byte-level BPE or word level")
     added = tokenizer.get_added_vocab()
@@ -82,7 +88,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> Non
     largest = max(tokenizer.get_vocab().values())
     if largest >= vocab_size:
         raise ModelError(
-            f"tokenizer {tokenizer.name_or_path or '(in memory)'}: largest token id {largest}, but "
+            f"tokenizer {name_of(tokenizer)}: largest token id {largest}, but "
             f"the model has {vocab_size} embeddings; use the tokenizer of the same checkpoint"
         )
 

@@ -9,9 +9,16 @@ from fractions import Fraction
 from typing import Any
 
 from hiperjax.report.text import show_line
-from hiperjax.training.record_files import EPISODES, EVALUATIONS, METRICS, PROGRESS, TIMINGS
+from hiperjax.training.record_files import (
+    CONFIG,
+    EPISODES,
+    EVALUATIONS,
+    METRICS,
+    PROGRESS,
+    TIMINGS,
+    parse_record,
+)
 
-CONFIG = "config.json"
 Record = dict[str, Any]
 Point = tuple[int, float]
 MOST_TRIALS = 20_000
@@ -181,12 +188,8 @@ class LinesFile:
     def _add(self, line: bytes) -> None:
         self._lines += 1
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if isinstance(record, dict) and type(record.get("iteration")) is int:
-            self.records.append(record)
-        else:
+            self.records.append(parse_record(line))
+        except ValueError:
             self._damaged.append(self._lines)
 
     @property

@@ -21,16 +21,14 @@ from hiperjax.distributed.rollout import DistributedRollout
 from hiperjax.envs.base import Suite
 from hiperjax.envs.workers import EnvFailure, EnvWorkers, make_workers
 from hiperjax.learning.credit.registry import check_choice
+from hiperjax.learning.layout import round_up
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.state import TrainState
 from hiperjax.models.lora import base_config
 from hiperjax.models.shapes import SHAPES
 from hiperjax.models.tensor_files import find_tensors
 from hiperjax.models.tokenizers import check_vocabulary, load_tokenizer, train_tokenizer
-from hiperjax.models.transformer import (
-    TransformerConfig,
-    abstract_params,
-)
+from hiperjax.models.transformer import TransformerConfig, abstract_params
 from hiperjax.models.weights import check_tensors
 from hiperjax.streams import tell
 from hiperjax.training.checkpoint import Checkpoints, Which
@@ -91,7 +89,7 @@ def fit_sequences(config: RunConfig, *, prefix: int, ways: int = 1) -> RunConfig
       ways: rows of a forward pass are a multiple of this.
     """
     t, p, i = config.prompt, config.ppo, config.imitation
-    length = 8 * -(-(prefix + t.window_length + t.reply_length) // 8)
+    length = round_up(prefix + t.window_length + t.reply_length, 8)
     if t.window == "turn" or length <= p.sequence_length:
         return config
     share = p.sequence_length / length

@@ -21,13 +21,13 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from hiperjax.files import DamagedFile, read_json, write_json
+from hiperjax.training.record_files import CURE
 from hiperjax.training.unfinished import Unfinished
 
 INDEX = "index.json"
 SAVE_SECONDS = 1800.0
 """A state that is not on disk after so long is given up."""
 MOST_ITERATIONS = 10**9
-CURE = "restore it from a copy, or start the run anew"
 Which = Literal["last", "best", "start"]
 """Which of the states a run keeps: the newest, the best evaluated, the one before iteration 1."""
 

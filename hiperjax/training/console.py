@@ -11,7 +11,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from hiperjax.envs.workers import EnvFailure
-from hiperjax.files import dump_json
+from hiperjax.files import dump_json, write_text
 from hiperjax.streams import SafeStream, tell
 from hiperjax.training.evaluation import Evaluation
 from hiperjax.training.record_files import PROGRESS
@@ -79,10 +79,8 @@ class Progress:
             self._phase = name, now
         record = {"phase": name, "since": self._phase[1], "updated": now, "done": done,
                   "total": total}  # fmt: skip
-        partial = self._now.with_name(f".{PROGRESS}.partial")
         with contextlib.suppress(OSError):  # a full disk hides the phase, no more
-            partial.write_text(dump_json(record) + "\n")
-            partial.replace(self._now)
+            write_text(self._now, dump_json(record) + "\n", durable=False)
 
     @property
     def elapsed(self) -> float:

@@ -4,7 +4,6 @@
 a run that was never interrupted. What a clock measures stands in `timings.jsonl`.
 """
 
-import json
 import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from hiperjax.files import dump_json, write_text
-from hiperjax.training.record_files import EVALUATIONS, METRICS, TIMINGS
+from hiperjax.training.record_files import EVALUATIONS, METRICS, TIMINGS, parse_record
 
 EVENTS = "events"
 
@@ -31,13 +30,11 @@ def read_records(path: pathlib.Path) -> tuple[list[dict], list[str]]:
         if not line and number == len(lines):
             break
         try:
-            record = json.loads(line)
+            record = parse_record(line)
             if number == len(lines):
                 raise ValueError("cut short")
-            if not isinstance(record, dict) or type(record.get("iteration")) is not int:
-                raise ValueError("no object with a whole number as its iteration")
             records.append(record)
-        except (ValueError, RecursionError) as error:  # no JSON, or no text
+        except ValueError as error:
             complaints.append(f"{path}: line {number}: {error}; the line is dropped")
     return records, complaints
 

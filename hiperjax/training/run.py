@@ -118,8 +118,10 @@ def open_run(
       ConfigError: the new run's folder holds one already, or another process trains there; or the
         prompt of a resumed one has changed.
     """
+    planned = None
     if resume is not None:
         config = dataclasses.replace(load_config(resume), mesh=config.mesh)
+        planned = config.iterations
         if iterations is not None:
             config = dataclasses.replace(config, iterations=iterations)
     config = resolve_paths(validate(config))
@@ -131,7 +133,7 @@ def open_run(
             None if resume is None else folder,
             accept_changed_prompt=accept_changed_prompt,
         )
-        return _open_claimed(components, folder, lock, resume=resume is not None)
+        return _open_claimed(components, folder, lock, planned)
     except BaseException:
         if lock is not None:
             lock.release()
@@ -180,9 +182,10 @@ def _lock_folder(config: RunConfig, resume: pathlib.Path | None) -> FolderLock:
 
 
 def _open_claimed(
-    components: RunComponents, folder: pathlib.Path, lock: FolderLock | None, *, resume: bool
+    components: RunComponents, folder: pathlib.Path, lock: FolderLock | None, planned: int | None
 ) -> Run:
-    config = components.config
+    """`planned`: iterations that a resumed run was to have until now; None: it is a new one."""
+    config, resume = components.config, planned is not None
     if is_first():
         write_prompt(folder, components.prompter.renderer, components.suite.hints)
         if not resume:
@@ -199,7 +202,7 @@ def _open_claimed(
         state = components.fresh_state(components.init_policy())
     started = iteration if checkpoints.exists() else -1
     recorded = started if unfinished is None else iteration - 1  # its episodes are, its row is not
-    extended = _extend(config, folder, iteration) if resume else []
+    extended = [] if planned is None else _extend(config, folder, planned, iteration)
     progress = Progress(config.iterations, quiet=not is_first(), folder=folder)
     recorder = Recorder(folder, iteration=recorded) if is_first() else Unrecorded()
     taken_over = [lock.taken_over] if lock is not None and lock.taken_over else []
@@ -222,9 +225,8 @@ def _open_claimed(
     )
 
 
-def _extend(config: RunConfig, folder: pathlib.Path, done: int) -> list[str]:
+def _extend(config: RunConfig, folder: pathlib.Path, before: int, done: int) -> list[str]:
     """Note another number of iterations than the run was started with; returns what to say."""
-    before = load_config(folder).iterations
     if config.iterations == before:
         return []
     if config.iterations < done:

@@ -10,15 +10,14 @@ from typing import Any
 
 from hiperjax import __version__
 from hiperjax.config import MeshConfig, RunConfig
-from hiperjax.files import DamagedFile, new_folder, read_json, write_json
+from hiperjax.files import DamagedFile, is_unicode, new_folder, read_json, write_json
 from hiperjax.models.generation import GENERATION, describe_generation, read_token_ids
 from hiperjax.models.transformer import TransformerConfig
+from hiperjax.training.record_files import CONFIG, CURE
 
-CONFIG, TOKENIZER, CHECKPOINTS = "config.json", "tokenizer", "checkpoints"
+TOKENIZER, CHECKPOINTS = "tokenizer", "checkpoints"
 IMITATION = "imitation"
 """Checkpoints of imitation under way; gone once the run has a state of its own."""
-
-
 ARCHITECTURE = "architecture.json"
 """The config.json of the checkpoint folder that a run started from."""
 
@@ -43,9 +42,6 @@ def save_config(config: RunConfig, folder: pathlib.Path) -> None:
     m = config.mesh
     mesh = MeshConfig(data=m.data, fsdp=m.fsdp, tensor=m.tensor)
     write_json(folder / CONFIG, dataclasses.asdict(dataclasses.replace(config, mesh=mesh)))
-
-
-CURE = "restore it from a copy, or start the run anew"
 
 
 def resolve_paths(config: RunConfig) -> RunConfig:
@@ -126,11 +122,7 @@ KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
 
 def _is_text(value: str) -> bool:
     """Whether others can be given it: as a file's name, as UTF-8."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in value
+    return is_unicode(value) and "\0" not in value
 
 
 def _convert(hint: Any, value: Any, path: pathlib.Path, name: str) -> Any:

@@ -5,7 +5,8 @@ from typing import Any
 
 from hiperjax.config import ConfigError, EnvConfig, RunConfig
 from hiperjax.envs.base import Suite
-from hiperjax.envs.registry import has_option, make_suite, parse_options
+from hiperjax.envs.options import read_options
+from hiperjax.envs.registry import make_suite, suite_options
 
 SHARED_OPTIONS = ("size", "task_types", "games", "data", "goals", "profile")
 """Fields of `env` that are options of the suites which have one of that name."""
@@ -18,12 +19,13 @@ def read_suite_options(env: EnvConfig) -> dict[str, Any]:
       ConfigError: a field of `env` is set that the suite has no option for.
       SuiteError: no such suite; `env.options` names none of its options, or a value is wrong.
     """
-    own = parse_options(env.suite, env.options)
+    known = suite_options(env.suite)
+    own = read_options(env.suite, known, env.options)
     found: dict[str, Any] = {}
     defaults = {field.name: field.default for field in dataclasses.fields(EnvConfig)}
     for name in SHARED_OPTIONS:
         value, default = getattr(env, name), defaults[name]
-        if has_option(env.suite, name):
+        if name in (known or {}):
             found[name] = value
         elif value != default:
             flag = name.replace("_", "-")

@@ -1,4 +1,4 @@
-"""The training loop: imitate, then collect, learn, evaluate, record, save; on one screen."""
+"""The training loop: imitate, then collect, learn, evaluate, record, save."""
 
 import dataclasses
 import pathlib

@@ -59,10 +59,8 @@ def spread(
     Args:
       w_low, w_high, w_term: weights of the streams, multiplied into their advantages.
     """
-    n = rows.row_mask.shape[0]
-    to_rows = jnp.where(grid.mask, grid.row, n)
     low, high, term, live, boundary = (
-        jnp.zeros(n, x.dtype).at[to_rows].set(x, mode="drop")[:, None]
+        to_rows(x, grid, rows)[:, None]
         for x in (adv_low, adv_high, adv_term, grid.mask, grid.mask & grid.boundary)
     )
     response = jnp.asarray(rows.response_mask) & live
