@@ -6,18 +6,23 @@ import pathlib
 import shutil
 
 import pytest
+from helpers.alfworld_games import make_problem
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.encoding import TextEncoder
 from hiperjax.config import ConfigError
+from hiperjax.envs.alfworld.export import format_problem
+from hiperjax.envs.alfworld.games import GamesError, read_game
 from hiperjax.envs.webshop import generator
 from hiperjax.envs.webshop.catalogue import CatalogueError, parse_products
+from hiperjax.envs.webshop.files import read_object, stream_list
 from hiperjax.files import DamagedFile, defined
 from hiperjax.models.errors import ModelError
 from hiperjax.models.tokenizers import load_tokenizer, train_tokenizer
 from hiperjax.presets import PRESETS
+from hiperjax.training.checkpoint import CheckpointError, Checkpoints
 from hiperjax.training.folder_lock import LOCK, FolderLock
 from hiperjax.training.metrics import METRICS, read_records
 from hiperjax.training.run_folder import CONFIG, load_config
@@ -111,6 +116,31 @@ def test_fuzz_lock_files(tmp_path, content):
     read_or_refuse(lambda: FolderLock(tmp_path).acquire(), ConfigError, tmp_path)
 
 
+INDEX = {"last": 2, "best": 1, "start": 0, "shapes": {"a": [2]}, "meta": {}}
+RECORD = {"meta": {"best": 0.5}, "files": {"x": [1, "y"]}, "unfinished": {}}
+
+
+@given(st.sampled_from([*INDEX, ""]), st.sampled_from([*RECORD, ""]), JSON, JSON)
+@same_folder
+def test_fuzz_checkpoint_files(tmp_path, name, part, value, other):
+    """One field of the index, and one of a record, hold something else; or all of it is."""
+    folder = tmp_path / "checkpoints"
+    shutil.rmtree(folder, ignore_errors=True)
+    state = folder / "iteration_000002"
+    state.mkdir(parents=True)
+    (state / "x").write_text("1")
+    index = INDEX | {name: value} if name else value
+    record = RECORD | {part: other} if part else other
+    (folder / "index.json").write_text(json.dumps(index))
+    (folder / "iteration_000002.json").write_text(json.dumps(record))
+    checkpoints = Checkpoints(folder)
+    errors = (DamagedFile, CheckpointError)
+    read_or_refuse(lambda: checkpoints.meta(2), errors)
+    read_or_refuse(lambda: checkpoints.unfinished(2), errors)
+    assert read_or_refuse(lambda: checkpoints.restore({"a": [1.0, 2.0]}), errors) is None
+    assert "\n" not in checkpoints.find_damage(2)
+
+
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer") / "good"
@@ -145,6 +175,38 @@ def test_fuzz_chat_templates_that_fail_are_named_in_one_line(tokenizer_folder, t
     with pytest.raises(ModelError, match=r"chat template of tokenizer .*: ") as refused:
         TextEncoder(tokenizer).apply_template(["hello"])
     assert "\n" not in str(refused.value)
+
+
+PLACE = "pick_and_place_simple-Apple-None-Fridge-1"
+GAME = json.dumps({"pddl_problem": format_problem(make_problem()), "pddl_domain": ""}).encode()
+
+
+@given(
+    st.integers(0, 1 << 30),
+    st.integers(0, 40),
+    st.one_of(
+        st.binary(max_size=6),
+        ODD,
+        st.sampled_from([b"(", b")", b"((((", b'"', b"\\", b"inreceptacle", b"0", b"Apple"]),
+    ),
+)
+@same_folder
+def test_fuzz_game_files(tmp_path, place, length, content):
+    at = place % len(GAME)
+    path = tmp_path / PLACE / "trial_0" / "game.tw-pddl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    read_or_refuse(
+        lambda: read_game(path, GAME[:at] + content + GAME[at + length :]), GamesError, path
+    )
+
+
+@given(st.one_of(JSON.map(dump), ODD, st.binary(max_size=60)))
+@same_folder
+def test_fuzz_shop_files(tmp_path, content):
+    path = tmp_path / "items.json"
+    path.write_bytes(content)
+    read_or_refuse(lambda: list(stream_list(path)), CatalogueError, path)
+    read_or_refuse(lambda: read_object(path), CatalogueError, path)
 
 
 PRODUCTS = generator.generate(3)["products"]
