@@ -14,8 +14,10 @@ module level: the shape checker hooks its imports only after this file is read.
 """
 
 import contextlib
+import gc
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -23,6 +25,7 @@ from hypothesis import settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+MAPS = 15_000
 
 
 def tests_of(package: str) -> set[str]:
@@ -65,6 +68,20 @@ def strict_arrays(request: pytest.FixtureRequest) -> Iterator[None]:
             if name in DTYPE_STRICT:
                 stack.enter_context(jax.numpy_dtype_promotion("strict"))
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_maps() -> Iterator[None]:
+    """Programs of earlier modules are let go of in time.
+
+    Each compiled program maps memory, Linux allows a process 65,530 maps, and XLA dies at the
+    limit without a word (a segmentation fault while it writes a cache entry).
+    """
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if "jax" in sys.modules and maps.exists() and maps.read_bytes().count(b"\n") > MAPS:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
