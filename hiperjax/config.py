@@ -183,7 +183,7 @@ class CreditConfig(EstimatorOptions):
     approximation by values of turns already acted; or zero, as if the cut were an end."""
     reward_scale: float = 10.0
     """The environment's reward is multiplied by this."""
-    invalid_penalty: float = 0.1
+    malformed_penalty: float = 0.1
     """Subtracted at a turn whose reply is malformed."""
     inadmissible_penalty: float = 0.0
     """Subtracted at a well-formed turn whose action is not in the admissible list."""

@@ -35,7 +35,7 @@ class EstimatorOptions:
     keep_singleton_score: bool = False
     """Group estimators: let the raw score of a lone entry through, as the official code does."""
     row_penalty: float = 0.0
-    """Group estimators: taken off the score of a malformed turn, on top of invalid_penalty."""
+    """Group estimators: taken off the score of a malformed turn, on top of malformed_penalty."""
     per_turn_return: bool = False
     """reinforce_pp: each turn's return-to-go instead of the episode's return."""
     step_weight: float = 1.0

@@ -88,7 +88,7 @@ def example_inputs(
         switch_prob=rng.random(shape).astype(np.float32),
         success=rng.random(episodes) < 0.5, group_id=rng.permutation(episodes) % (episodes // 2),
         state_id=rng.integers(0, 4, shape), final_state_id=rng.integers(0, 4, episodes),
-        invalid=flags(0.2), num_reply_tokens=rng.integers(1, 9, shape), milestone=flags(0.3),
+        malformed=flags(0.2), num_reply_tokens=rng.integers(1, 9, shape), milestone=flags(0.3),
         v_token=numbers(reply), reply_mask=rng.random((*shape, reply)) < 0.8,
     )  # fmt: skip
     inputs = CreditInputs(**fields, **heads, **tails)

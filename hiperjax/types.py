@@ -111,7 +111,7 @@ class Turn:
     prompt_ids: np.ndarray
     """int32 [prompt tokens]: the whole prompt where the turn opens a window, else what its context
     grew by since the reply of the turn before"""
-    response_ids: np.ndarray
+    reply_ids: np.ndarray
     """int32 [reply tokens], the stop token included"""
     behavior_logprobs: np.ndarray
     """float32 [reply tokens]: log-prob of each token under the policy that sampled it"""
@@ -180,7 +180,7 @@ class TurnRows(NamedTuple):
     """
 
     reply: Int[Any, "N R"]
-    response_mask: Bool[Any, "N R"]
+    reply_mask: Bool[Any, "N R"]
     switch_mask: Bool[Any, "N R"]
     subgoal_mask: Bool[Any, "N R"]
     action_mask: Bool[Any, "N R"]

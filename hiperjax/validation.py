@@ -104,7 +104,7 @@ RANGES: dict[str, Range] = {
     "credit.lambda_boundary": SHARE,
     "credit.lambda_token": SHARE,
     "credit.reward_scale": WEIGHT,
-    "credit.invalid_penalty": WEIGHT,
+    "credit.malformed_penalty": WEIGHT,
     "credit.inadmissible_penalty": WEIGHT,
     "credit.keep_penalty": WEIGHT,
     "credit.consistency_penalty": WEIGHT,

@@ -30,7 +30,7 @@ def credit_inputs(seed: int = 0, b: int = 4, t: int = 7) -> CreditInputs:
         "final_state_id": rng.integers(0, 4, b),
         "num_reply_tokens": rng.integers(1, 9, (b, t)),
     }
-    flags = {k: rng.random((b, t)) < 0.5 for k in ("invalid", "milestone")}
+    flags = {k: rng.random((b, t)) < 0.5 for k in ("malformed", "milestone")}
     last = np.maximum(x.mask.sum(1) - 1, 0)
     return to_jax(
         CreditInputs(
@@ -135,14 +135,14 @@ def test_whitening_of_equal_values_of_one_and_of_none():
 def test_penalties_are_named_and_add_up():
     mask = jnp.array([[1, 1, 1, 1], [1, 0, 0, 0]], bool)
     keep = jnp.array([[0, 1, 1, 0], [1, 0, 0, 0]], bool)
-    flags = {"invalid": ~keep, "keep_violation": jnp.array([[0, 1, 0, 0]] * 2, bool)}
+    flags = {"malformed": ~keep, "keep_violation": jnp.array([[0, 1, 0, 0]] * 2, bool)}
     reward = jnp.full((2, 4), 1.0)
     total, terms = shape_rewards(
         reward, mask, keep, **flags, keep_penalty=0.4, consistency_penalty=0.3
     )
     np.testing.assert_allclose(total, sum(terms.values()))
     np.testing.assert_allclose(terms["keep"], [[0, -0.1, -0.1, 0], [0, 0, 0, 0]])
-    np.testing.assert_allclose(terms["invalid"], [[-0.1, 0, 0, -0.1], [0, 0, 0, 0]])
+    np.testing.assert_allclose(terms["malformed"], [[-0.1, 0, 0, -0.1], [0, 0, 0, 0]])
     np.testing.assert_allclose(terms["consistency"], [[0, -0.3, 0, 0], [0, 0, 0, 0]])
     assert not np.asarray(terms["inadmissible"]).any()
     wrong = shape_rewards(reward, mask, keep, **flags, inadmissible=keep, inadmissible_penalty=0.2)
@@ -166,8 +166,8 @@ def reply() -> tuple[TurnRows, TurnGrid]:
 
     A row: space, space, switch, subgoal, action, action, stop, pad.
     """
-    block = {k: np.zeros((4, 8), bool) for k in ("response", "switch", "subgoal", "action")}
-    block["response"][:3, 2:7] = True
+    block = {k: np.zeros((4, 8), bool) for k in ("reply", "switch", "subgoal", "action")}
+    block["reply"][:3, 2:7] = True
     block["switch"][:3, 2] = block["subgoal"][:3, 3] = block["action"][:2, 4:6] = True
     empty = {name: np.zeros((4, 8), np.float32) for name in TurnRows._fields}
     masks = {f"{k}_mask": v for k, v in block.items()} | {"row_mask": np.arange(4) < 3}
@@ -198,7 +198,7 @@ def test_spread_flat(reply):
     low = jnp.array([[1.0, 2, 3, 99]])
     advantage, mask = spread(low, low, low, *reply, hierarchical=False)
     np.testing.assert_array_equal(advantage[:, 2:7], [[1] * 5, [2] * 5, [3] * 5, [0] * 5])
-    np.testing.assert_array_equal(mask, reply[0].response_mask)
+    np.testing.assert_array_equal(mask, reply[0].reply_mask)
 
 
 def test_arrange_puts_rows_in_order():

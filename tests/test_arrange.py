@@ -28,7 +28,7 @@ def credit_of(batch: list[Trajectory], name: str) -> Credit:
     _, rows, grid, _ = pack(
         batch, max_turns=TURNS, length=32, per_sequence=2, trajectory_multiple=EPISODES
     )
-    said = (rows.reply * rows.response_mask).sum(axis=1) / VOCABULARY
+    said = (rows.reply * rows.reply_mask).sum(axis=1) / VOCABULARY
 
     def read(scale: float) -> np.ndarray:
         return np.where(grid.mask, scale * said[grid.row], np.nan).astype(np.float32)

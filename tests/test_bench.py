@@ -100,9 +100,9 @@ def test_a_scripted_rollout_has_the_scripts_worlds_and_lengths(components, game,
         )  # fmt: skip
         for a, b in zip(ours.turns, theirs.turns, strict=True):
             np.testing.assert_array_equal(a.prompt_ids, b.prompt_ids)
-            assert len(a.response_ids) == len(b.response_ids) == len(a.behavior_logprobs)
+            assert len(a.reply_ids) == len(b.reply_ids) == len(a.behavior_logprobs)
             assert a.blocks == b.blocks and (a.behavior_logprobs < 0).all()
-    tokens = sum(len(turn.response_ids) for t in script for turn in t.turns)
+    tokens = sum(len(turn.reply_ids) for t in script for turn in t.turns)
     assert result.stats.reply_tokens == tokens
     assert result.stats.decode_tokens == tokens - sum(len(t.turns) for t in script)
 
@@ -115,7 +115,7 @@ def test_scripted_tokens_are_the_samplers(components, game, script):
     batch, final = components.pack(episodes.trajectories, seed=0)
     state = learner.init(jax.tree.map(np.array, game.params), derive_key(0, Stream.STATE))
     scores = learner.score(state, batch, final, np.int32(batch.count))
-    mask = np.asarray(batch.rows.response_mask)
+    mask = np.asarray(batch.rows.reply_mask)
     found = np.asarray(scores.logprobs)[mask]
     np.testing.assert_allclose(found, np.asarray(batch.rows.behavior_logprobs)[mask], atol=2e-5)
 

@@ -180,8 +180,8 @@ def test_fuzz_demonstrations_pack(key, turns):
         windows, length=2048, per_sequence=4, prefix=prompter.shared_prefix,
         grown=prompter.windows.grow,
     )  # fmt: skip
-    replied = sum(len(turn.response_ids) for t in trajectories for turn in t.turns)
-    assert rows.response_mask.sum() == replied and sequences.token_mask.any()
+    replied = sum(len(turn.reply_ids) for t in trajectories for turn in t.turns)
+    assert rows.reply_mask.sum() == replied and sequences.token_mask.any()
 
 
 ANYTHING = st.recursive(

@@ -92,11 +92,11 @@ def test_scores_of_packed_turns_are_those_of_each_alone(per_sequence):
     for b, trajectory in enumerate(BATCH):
         for t, turn in enumerate(trajectory.turns):
             i = batch.grid.row[b, t]
-            row = jnp.asarray(np.concatenate([turn.prompt_ids, turn.response_ids]))[None]
+            row = jnp.asarray(np.concatenate([turn.prompt_ids, turn.reply_ids]))[None]
             hidden = forward(POLICY, MODEL, row, lengths=jnp.array([row.shape[1]]))
             full = jax.nn.log_softmax(logits(POLICY, MODEL, hidden))[0]
-            start, n = len(turn.prompt_ids), len(turn.response_ids)
-            expected = full[np.arange(start - 1, start + n - 1), turn.response_ids]
+            start, n = len(turn.prompt_ids), len(turn.reply_ids)
+            expected = full[np.arange(start - 1, start + n - 1), turn.reply_ids]
             np.testing.assert_allclose(scores.logprobs[i, :n], expected, atol=1e-5)
             low = start + turn.blocks.subgoal_span[1] - 1 if turn.blocks.well_formed else start - 1
             for head, at in enumerate((low, start - 1, start - 1)):
@@ -235,7 +235,7 @@ def test_advantages_stand_on_their_own_blocks_only():
     assert mask[rows.switch_mask].all() and mask[rows.action_mask].all()
     assert not (mask & rows.subgoal_mask)[~boundary].any()
     assert (mask & rows.subgoal_mask)[boundary & well_formed].any()
-    assert not mask[~rows.row_mask].any() and not mask[~rows.response_mask].any()
+    assert not mask[~rows.row_mask].any() and not mask[~rows.reply_mask].any()
     assert (advantage[~mask] == 0).all()
 
 
@@ -504,7 +504,7 @@ def test_token_level_gae_trains_a_value_before_every_token(kind):
     assert last["explained_variance_term"] > max(0.1, float(first["explained_variance_term"]))
     scores = learner.score(state, batch, final, np.int32(batch.count))
     _, prepared, _, _ = learner.assign(state, batch, scores)
-    reply = batch.rows.response_mask & batch.rows.row_mask[:, None]
+    reply = batch.rows.reply_mask & batch.rows.row_mask[:, None]
     assert (np.asarray(prepared.loss_mask).reshape(reply.shape) == reply).all()
     advantage = np.asarray(prepared.advantage).reshape(reply.shape)
     assert min(len(np.unique(a[r])) for a, r in zip(advantage, reply, strict=True) if r.any()) > 1
@@ -520,13 +520,13 @@ def test_signals_are_the_gradient_by_a_shift_of_the_hidden_states():
     found = decision_scores(POLICY, MODEL, batch, temperature=1.0, size=4)
     b, t = 1, 2
     turn = BATCH[b].turns[t]
-    row = jnp.asarray(np.concatenate([turn.prompt_ids, turn.response_ids]))[None]
+    row = jnp.asarray(np.concatenate([turn.prompt_ids, turn.reply_ids]))[None]
     hidden = forward(POLICY, MODEL, row, lengths=jnp.array([row.shape[1]]))
-    start, n = len(turn.prompt_ids), len(turn.response_ids)
+    start, n = len(turn.prompt_ids), len(turn.reply_ids)
 
     def logprob(shift, span):
         table = jax.nn.log_softmax(logits(POLICY, MODEL, hidden + shift[None, None]))[0]
-        own = table[np.arange(start - 1, start + n - 1), turn.response_ids]
+        own = table[np.arange(start - 1, start + n - 1), turn.reply_ids]
         return own[span[0] : span[1]].sum()
 
     zero = jnp.zeros(MODEL.hidden_size)

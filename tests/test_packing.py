@@ -36,13 +36,13 @@ def test_pack_then_gather_gives_the_turns_back(seed, sizes, length, per_sequence
             i = grid.row[b, t]
             where, slot = divmod(int(i), per_sequence)
             own = sequences.segment[where] == slot + 1
-            whole = np.concatenate([turn.prompt_ids, turn.response_ids])
+            whole = np.concatenate([turn.prompt_ids, turn.reply_ids])
             tokens += len(whole)
             np.testing.assert_array_equal(sequences.tokens[where][own], whole)
             np.testing.assert_array_equal(sequences.position[where][own], np.arange(len(whole)))
-            np.testing.assert_array_equal(rows.reply[i][rows.response_mask[i]], turn.response_ids)
+            np.testing.assert_array_equal(rows.reply[i][rows.reply_mask[i]], turn.reply_ids)
             np.testing.assert_array_equal(
-                rows.behavior_logprobs[i][rows.response_mask[i]], turn.behavior_logprobs
+                rows.behavior_logprobs[i][rows.reply_mask[i]], turn.behavior_logprobs
             )
             start = int(np.flatnonzero(own)[0]) + len(turn.prompt_ids)
             assert rows.reply_at[i] == start
@@ -63,9 +63,9 @@ def test_masks_are_disjoint_and_inside_the_reply(seed, sizes):
     rows = pack(make_batch(seed, sizes), max_turns=6, length=64, per_sequence=3).rows
     blocks = np.stack([rows.switch_mask, rows.subgoal_mask, rows.action_mask]).astype(int)
     assert blocks.sum(axis=0).max() <= 1
-    assert not (blocks.any(axis=0) & ~rows.response_mask).any()
-    assert not rows.response_mask[~rows.row_mask].any()
-    assert not rows.behavior_logprobs[~rows.response_mask].any()
+    assert not (blocks.any(axis=0) & ~rows.reply_mask).any()
+    assert not rows.reply_mask[~rows.row_mask].any()
+    assert not rows.behavior_logprobs[~rows.reply_mask].any()
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(1, 5), st.integers(0, 9))
@@ -143,7 +143,7 @@ def test_a_shared_prefix_is_stored_once_a_sequence():
     for (b, t), row in zip(np.argwhere(grid.mask), grid.row[grid.mask], strict=True):
         turn, where = batch[b].turns[t], row // 3
         own = sequences.segment[where] == row % 3 + 1
-        whole = np.concatenate([turn.prompt_ids, turn.response_ids])[4:]
+        whole = np.concatenate([turn.prompt_ids, turn.reply_ids])[4:]
         np.testing.assert_array_equal(sequences.tokens[where][own], whole)
         np.testing.assert_array_equal(sequences.position[where][own], 4 + np.arange(len(whole)))
         first = int(np.flatnonzero(own)[0])
@@ -158,10 +158,10 @@ def test_a_prompt_without_the_prefix_is_refused():
 @given(st.integers(0, 99), lengths)
 def test_reply_indices_list_every_reply_token_once(seed, sizes):
     sequences, rows, _, _ = pack(make_batch(seed, sizes), max_turns=6, length=64, per_sequence=3)
-    reply = rows.response_mask.shape[1]
+    reply = rows.reply_mask.shape[1]
     for where, places in enumerate(sequences.reply_index):
         real = places[places < 3 * reply]
-        wanted = np.flatnonzero(rows.response_mask[3 * where : 3 * where + 3].ravel())
+        wanted = np.flatnonzero(rows.reply_mask[3 * where : 3 * where + 3].ravel())
         np.testing.assert_array_equal(real, wanted)
 
 
@@ -170,7 +170,7 @@ def _broken(kind: str):
     turn = trajectory.turns[1]
     changes = {
         "reward": dataclasses.replace(turn, reward=float("nan")),
-        "reply": dataclasses.replace(turn, response_ids=turn.response_ids[:0]),
+        "reply": dataclasses.replace(turn, reply_ids=turn.reply_ids[:0]),
         "log-probs": dataclasses.replace(turn, behavior_logprobs=turn.behavior_logprobs[1:]),
     }
     if kind == "first":

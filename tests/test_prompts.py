@@ -148,7 +148,7 @@ def test_demonstrations_become_well_formed_trajectories(history_length):
         assert [t.blocks.action for t in trajectory.turns] == [p.action for p in demo.decisions]
         assert [t.blocks.switch for t in trajectory.turns] == [p.switch for p in demo.decisions]
         assert all(t.blocks.well_formed and not t.blocks.keep_violation for t in trajectory.turns)
-        assert all(unknown not in t.prompt_ids and unknown not in t.response_ids
+        assert all(unknown not in t.prompt_ids and unknown not in t.reply_ids
                    for t in trajectory.turns)  # fmt: skip
         assert trajectory.success == demo.steps[-1].terminated
         assert [t.milestone for t in trajectory.turns] == [s.milestone for s in demo.steps]

@@ -49,7 +49,7 @@ def assert_same_episodes(plain, other):
         assert (a.task_id, a.ending, len(a.turns)) == (b.task_id, b.ending, len(b.turns))
         for s, t in zip(a.turns, b.turns, strict=True):
             np.testing.assert_array_equal(s.prompt_ids, t.prompt_ids)
-            np.testing.assert_array_equal(s.response_ids, t.response_ids)
+            np.testing.assert_array_equal(s.reply_ids, t.reply_ids)
             np.testing.assert_allclose(s.behavior_logprobs, t.behavior_logprobs, atol=1e-5)
             assert s.blocks == t.blocks
 
@@ -79,7 +79,7 @@ def test_episodes_do_not_depend_on_slots_chunks_or_lanes():
     assert_same_episodes(plain, collect(6, 7, pipeline_groups=2, refill=1))
     stats = plain.stats
     turns = [turn for t in plain.trajectories for turn in t.turns]
-    assert stats.reply_tokens == sum(len(t.response_ids) for t in turns)
+    assert stats.reply_tokens == sum(len(t.reply_ids) for t in turns)
     assert stats.prompt_tokens == sum(len(t.prompt_ids) for t in turns)
     pads = stats.prefill_bucket_pad + stats.prefill_row_pad
     assert stats.prompt_tokens + pads == stats.prefill_slots

@@ -158,7 +158,7 @@ def test_expert_spans_survive_real_tokens(qwen):
         assert [t.opens for t in trajectory.turns] == [True] + [False] * (len(demo.decisions) - 1)
         for turn, decision in zip(trajectory.turns, demo.decisions, strict=True):
             first, end = turn.blocks.action_span
-            block = b"".join(pieces[i] for i in turn.response_ids[first:end]).decode()
+            block = b"".join(pieces[i] for i in turn.reply_ids[first:end]).decode()
             assert turn.blocks.well_formed and decision.action in block
         tokens = sum(len(t.prompt_ids) for t in trajectory.turns[1:]) / (len(trajectory.turns) - 1)
         assert tokens < len(trajectory.turns[0].prompt_ids) / 2
@@ -190,7 +190,7 @@ def assert_same(ours, theirs):
         for s, t in zip(a.turns, b.turns, strict=True):
             assert s.opens == t.opens and s.blocks == t.blocks
             np.testing.assert_array_equal(s.prompt_ids, t.prompt_ids)
-            np.testing.assert_array_equal(s.response_ids, t.response_ids)
+            np.testing.assert_array_equal(s.reply_ids, t.reply_ids)
             np.testing.assert_allclose(s.behavior_logprobs, t.behavior_logprobs, atol=1e-5)
 
 
@@ -198,7 +198,7 @@ def test_episodes_do_not_depend_on_slots_refill_or_lanes():
     """A random model: replies are malformed, most are cut at their limit in mid-window."""
     plain = collect()
     turns = [t for trajectory in plain.trajectories for t in trajectory.turns]
-    assert any(len(t.response_ids) == 12 for t in turns if not t.opens)
+    assert any(len(t.reply_ids) == 12 for t in turns if not t.opens)
     assert not any(t.blocks.well_formed for t in turns)
     assert sum(t.opens for t in turns) == len(TASKS) and plain.stats.window_turns == 3 * len(TASKS)
     assert_same(plain, collect(slots=2, chunk=5))
@@ -210,7 +210,7 @@ def test_episodes_do_not_depend_on_slots_refill_or_lanes():
 def test_first_turns_are_the_same_in_every_layout():
     first = [[t.turns[0] for t in collect(mode).trajectories] for mode in LAYOUTS]
     for turns in zip(*first, strict=True):
-        assert len({t.response_ids.tobytes() for t in turns}) == 1
+        assert len({t.reply_ids.tobytes() for t in turns}) == 1
         assert len({t.prompt_ids.tobytes() for t in turns}) == 1
 
 
@@ -223,7 +223,7 @@ def test_an_episode_may_end_in_its_first_turn_and_a_window_may_overflow():
     for trajectory in full.trajectories:
         for window in split_windows(trajectory, final=False):
             if len(window.turns) > 1:
-                assert window.tokens - len(window.turns[-1].response_ids) <= 60
+                assert window.tokens - len(window.turns[-1].reply_ids) <= 60
                 grown += 1
     assert grown > 0
 
@@ -235,7 +235,7 @@ def test_a_group_opens_its_task_once():
         len(t.turns[0].prompt_ids) for t in found.trajectories[::3]
     )
     assert_same(found, collect(tasks=groups, slots=2))
-    assert len({t.turns[0].response_ids.tobytes() for t in found.trajectories[:3]}) > 1
+    assert len({t.turns[0].reply_ids.tobytes() for t in found.trajectories[:3]}) > 1
 
 
 def learner(kind):

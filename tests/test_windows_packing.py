@@ -57,11 +57,11 @@ def test_every_window_is_a_segment_and_every_turn_a_row(seed, sizes, length, per
             assert rows.reply_at[i] == own[0] + at
             low = at + turn.blocks.subgoal_span[1] - 1 if turn.blocks.well_formed else at - 1
             assert rows.value_at[i].tolist() == [own[0] + low, own[0] + at - 1, own[0] + at - 1]
-            np.testing.assert_array_equal(rows.reply[i][rows.response_mask[i]], turn.response_ids)
-            at += len(turn.response_ids)
+            np.testing.assert_array_equal(rows.reply[i][rows.reply_mask[i]], turn.reply_ids)
+            at += len(turn.reply_ids)
         if trajectory.final_prompt_ids is not None:
             i = int(grid.final_row[b])
-            assert not rows.row_mask[i] and not rows.response_mask[i].any()
+            assert not rows.row_mask[i] and not rows.reply_mask[i].any()
             assert i not in set(grid.row[grid.mask].tolist())
             last = sequences.tokens[i // k, : rows.value_at[i, 2] + 1]
             tail = list_contexts(trajectory)[-1][-1]
@@ -199,8 +199,8 @@ def test_a_turn_knows_nothing_of_later_turns_nor_of_other_windows():
         )  # fmt: skip
         full = jax.nn.log_softmax(logits(POLICY, MODEL, hidden))[0]
         return jnp.stack([
-            full[rows.reply_at[i] - 1 + np.arange(rows.response_mask[i].sum()),
-                 rows.reply[i][rows.response_mask[i]]].sum() for i in row_numbers
+            full[rows.reply_at[i] - 1 + np.arange(rows.reply_mask[i].sum()),
+                 rows.reply[i][rows.reply_mask[i]]].sum() for i in row_numbers
         ])  # fmt: skip
 
     jacobian = jax.jit(jax.jacrev(logprobs))(POLICY["embedding"][tokens])
@@ -208,7 +208,7 @@ def test_a_turn_knows_nothing_of_later_turns_nor_of_other_windows():
     earlier = 0
     for i, by_place in zip(row_numbers, moved, strict=True):
         own = sequences.segment[where] == sequences.segment[where, rows.reply_at[i]]
-        last = rows.reply_at[i] + rows.response_mask[i].sum() - 2  # its last token predicts nothing
+        last = rows.reply_at[i] + rows.reply_mask[i].sum() - 2  # its last token predicts nothing
         seen = own & (np.arange(len(tokens)) <= last)
         assert (by_place[~seen] == 0).all() and (by_place[seen] > 0).all()
         earlier += int((own & (np.arange(len(tokens)) < rows.reply_at[i])).sum())

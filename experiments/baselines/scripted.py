@@ -46,7 +46,7 @@ class ScriptedLane(Lane[Any]):
 
     def _length(self, index: int) -> int:
         slot = self._at(index)
-        return len(self.script[slot.number].turns[slot.turn].response_ids)
+        return len(self.script[slot.number].turns[slot.turn].reply_ids)
 
     def _prefill(self, members: list[int]) -> None:
         super()._prefill(members)
@@ -81,7 +81,7 @@ class ScriptedLane(Lane[Any]):
 
 def follow(rollout: Rollout, script: Sequence[Trajectory]) -> Rollout:
     """The same rollout, whose episodes follow the script, in its order."""
-    longest = max(len(turn.response_ids) for t in script for turn in t.turns)
+    longest = max(len(turn.reply_ids) for t in script for turn in t.turns)
     if longest > rollout.shape.reply:
         raise ValueError(
             f"a reply of the script has {longest} tokens; expected at most reply_length "

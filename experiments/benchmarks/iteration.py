@@ -186,7 +186,7 @@ def describe_load(run: Run, episodes: Sequence[Trajectory]) -> Workload:
     return Workload(
         turns=len(turns),
         prompt_tokens=round(float(np.mean([len(turn.prompt_ids) for turn in turns]))),
-        reply_tokens=round(float(np.mean([len(turn.response_ids) for turn in turns]))),
+        reply_tokens=round(float(np.mean([len(turn.reply_ids) for turn in turns]))),
         prompt_limit=c.prompt.prompt_length,
         reply_limit=c.prompt.reply_length,
         slots=c.rollout.slots,

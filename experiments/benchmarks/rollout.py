@@ -68,8 +68,7 @@ def count_equal(ours: Sequence[Trajectory], theirs: Sequence[Trajectory]) -> int
     return sum(
         len(a.turns) == len(b.turns)
         and all(
-            np.array_equal(x.response_ids, y.response_ids)
-            and np.array_equal(x.prompt_ids, y.prompt_ids)
+            np.array_equal(x.reply_ids, y.reply_ids) and np.array_equal(x.prompt_ids, y.prompt_ids)
             for x, y in zip(a.turns, b.turns, strict=True)
         )
         for a, b in zip(ours, theirs, strict=True)
@@ -175,7 +174,7 @@ def report(game: Game, ours: Rollout, args: argparse.Namespace) -> int:
         rows.append(["transformers generate", *_plain(a, times["transformers"], times["ours"])])
     print(format_table(HEADER, rows))
     lengths = [len(t.turns) for t in a.trajectories]
-    replies = [len(x.response_ids) for t in a.trajectories for x in t.turns]
+    replies = [len(x.reply_ids) for t in a.trajectories for x in t.turns]
     prompts = [len(x.prompt_ids) for t in a.trajectories for x in t.turns]
     print(
         f"success {np.mean([t.success for t in a.trajectories]):.2f}; means: "
@@ -254,7 +253,7 @@ def make_generate(game: Game, ours: Rollout, episodes: Sequence[Trajectory]) -> 
     baseline = Generate(game.params, ours.config, stop_ids=ours.stop_ids, reply=ours.shape.reply)
     first = [t.turns[0] for t in episodes[: ours.slots]]
     greedy = dataclasses.replace(game, tasks=game.tasks[: ours.slots], temperature=0.0)
-    expected = [t.turns[0].response_ids for t in greedy.play(ours).trajectories]
+    expected = [t.turns[0].reply_ids for t in greedy.play(ours).trajectories]
     found = baseline.reply([turn.prompt_ids for turn in first], temperature=0.0)
     same = sum(np.array_equal(x, y) for x, y in zip(expected, found, strict=True))
     print(f"greedy first replies equal to transformers': {same} of {len(first)} "

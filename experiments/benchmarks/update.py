@@ -228,7 +228,7 @@ def temporaries(ours: Ours, baseline: Padded) -> list[list[Any]]:
 
 def useful_flops(ours: Ours, model: TransformerConfig) -> float:
     """Of scores (policy and reference) and update, by the formula, without padding."""
-    replies = int(np.asarray(ours.batch.rows.response_mask).sum())
+    replies = int(np.asarray(ours.batch.rows.reply_mask).sum())
     passes = 3 + 1 + bool(ours.learner.ppo.kl_coefficient)
     return passes * forward_flops(model, ours.tokens, ours.tokens // ours.turns, replies)
 

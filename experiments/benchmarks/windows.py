@@ -87,7 +87,7 @@ def count_tokens(
     used = batch.sequences.token_mask[: batch.count]
     return Cost(
         prefill=(prefill + len(prefix)) / len(turns),
-        decode=sum(len(t.response_ids) - 1 for t in turns) / len(turns),
+        decode=sum(len(t.reply_ids) - 1 for t in turns) / len(turns),
         training=used.sum() / len(turns),
         padding=float(1 - used.mean()),
         windows=sum(t.opens for t in turns) / len(episodes),

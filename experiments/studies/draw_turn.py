@@ -84,7 +84,7 @@ def record_turn(folder: pathlib.Path, seed: int = 0) -> dict[str, Any]:
     turns = [
         {
             "prompt": decode(turn.prompt_ids),
-            "reply": decode(turn.response_ids),
+            "reply": decode(turn.reply_ids),
             "subgoal": turn.blocks.subgoal,
             "action": turn.blocks.action,
             **{

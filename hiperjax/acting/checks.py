@@ -75,7 +75,7 @@ def check_collector(
 def _check_trajectory(name: str, trajectory: Trajectory) -> None:
     for number, turn in enumerate(trajectory.turns):
         where = f"{name}, task {trajectory.task_id}, turn {number}"
-        shape, wanted = turn.behavior_logprobs.shape, turn.response_ids.shape
+        shape, wanted = turn.behavior_logprobs.shape, turn.reply_ids.shape
         _require(
             len(wanted) == 1 and wanted[0] > 0 and shape == wanted,
             f"{where}: log-probs of shape {shape} for reply tokens of shape {wanted}; expected one "
@@ -83,7 +83,7 @@ def _check_trajectory(name: str, trajectory: Trajectory) -> None:
         )
         for what, array, dtype in (
             ("prompt_ids", turn.prompt_ids, np.int32),
-            ("response_ids", turn.response_ids, np.int32),
+            ("reply_ids", turn.reply_ids, np.int32),
             ("behavior_logprobs", turn.behavior_logprobs, np.float32),
         ):
             _require(array.dtype == dtype, f"{where}: {what} is {array.dtype}; expected {dtype}")
@@ -103,5 +103,5 @@ def _check_trajectory(name: str, trajectory: Trajectory) -> None:
 
 
 def _sample_of(trajectory: Trajectory) -> list[object]:
-    replies = [(t.prompt_ids.tolist(), t.response_ids.tolist()) for t in trajectory.turns]
+    replies = [(t.prompt_ids.tolist(), t.reply_ids.tolist()) for t in trajectory.turns]
     return [trajectory.task_id, trajectory.ending, trajectory.success, replies]

@@ -47,7 +47,7 @@ class EpisodeRecorder:
         self.turns.append(
             Turn(
                 prompt_ids=np.asarray(prompt_ids, np.int32),
-                response_ids=reply_ids,
+                reply_ids=reply_ids,
                 behavior_logprobs=logprobs,
                 blocks=blocks,
                 reward=float(step.reward),

@@ -147,7 +147,7 @@ def decision_scores(
 def measure_mismatch(batch: PackedBatch, scores: Scores) -> tuple[Array, Array]:
     """Largest and mean absolute difference between sampler's and learner's log-probs."""
     rows = batch.rows
-    reply = jnp.asarray(rows.response_mask) & (rows.row_mask & scores.scored)[:, None]
+    reply = jnp.asarray(rows.reply_mask) & (rows.row_mask & scores.scored)[:, None]
     gap = jnp.where(reply, jnp.abs(scores.logprobs - jnp.asarray(rows.behavior_logprobs)), 0.0)
     return gap.max(), gap.sum() / jnp.maximum(reply.sum(), 1)
 

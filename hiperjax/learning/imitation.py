@@ -45,7 +45,7 @@ class ImitationBatch(NamedTuple):
 def make_batch(sequences: Sequences, rows: TurnRows) -> ImitationBatch:
     """Packed turns on the device."""
     laid = (by_sequence(jnp.asarray(x), sequences)
-            for x in (rows.reply, rows.reply_at, rows.response_mask))  # fmt: skip
+            for x in (rows.reply, rows.reply_at, rows.reply_mask))  # fmt: skip
     return ImitationBatch(jax.tree.map(jnp.asarray, sequences), *laid)
 
 

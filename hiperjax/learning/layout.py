@@ -44,7 +44,7 @@ class Window(NamedTuple):
     @property
     def tokens(self) -> int:
         """Tokens of its context, replies included."""
-        count = sum(len(turn.prompt_ids) + len(turn.response_ids) for turn in self.turns)
+        count = sum(len(turn.prompt_ids) + len(turn.reply_ids) for turn in self.turns)
         return count + (0 if self.final is None else len(self.final))
 
     @property

@@ -83,7 +83,7 @@ def pack_windows(
     room = round_up(len(layout.bins), multiple)
     if capacity is not None:
         room = choose_capacity(room, round_up(capacity, multiple))
-    replies = [[len(turn.response_ids) for turn in w.turns] for w in windows]
+    replies = [[len(turn.reply_ids) for turn in w.turns] for w in windows]
     longest = max((n for sizes in replies for n in sizes), default=1)
     reply = max(reply_length, round_up(longest, 8))
     most = max((sum(sum(replies[w]) for w in b) for b in layout.bins), default=1)
@@ -135,7 +135,7 @@ def _empty(
         position=np.zeros(shape, np.int32),
         reply_index=np.full((shape[0], reads), per_sequence * reply, np.int32),
     )
-    masks = {f"{name}_mask": np.zeros((n, reply), bool) for name in ("response", *_SPANS)}
+    masks = {f"{name}_mask": np.zeros((n, reply), bool) for name in ("reply", *_SPANS)}
     rows = TurnRows(
         reply=np.zeros((n, reply), np.int32),
         behavior_logprobs=np.zeros((n, reply), np.float32),
@@ -167,10 +167,10 @@ def _write(
     parts: list[np.ndarray] = []
     start = at - shared  # the prefix stands at the head of the sequence
     for turn in window.turns:
-        parts += [turn.prompt_ids, turn.response_ids]
+        parts += [turn.prompt_ids, turn.reply_ids]
         start += len(turn.prompt_ids)
         _write_row(rows, turn, row, start)
-        count = len(turn.response_ids)
+        count = len(turn.reply_ids)
         slot = row - where * per_sequence
         sequences.reply_index[where, read : read + count] = slot * reply + np.arange(count)
         start, row, read = start + count, row + 1, read + count
@@ -189,10 +189,10 @@ def _write(
 
 def _write_row(rows: TurnRows, turn: Turn, row: int, start: int) -> None:
     """A turn whose reply begins at token `start` of its sequence."""
-    count = len(turn.response_ids)
-    rows.reply[row, :count] = turn.response_ids
+    count = len(turn.reply_ids)
+    rows.reply[row, :count] = turn.reply_ids
     rows.behavior_logprobs[row, :count] = turn.behavior_logprobs
-    rows.response_mask[row, :count] = True
+    rows.reply_mask[row, :count] = True
     for name in _SPANS:
         span: Span = getattr(turn.blocks, f"{name}_span")
         getattr(rows, f"{name}_mask")[row, span[0] : span[1]] = True
@@ -215,12 +215,12 @@ def _check(trajectory: Trajectory) -> None:
             raise ValueError(f"{where}: the first turn must open a segment (blocks.switch True)")
         if not np.isfinite(turn.reward):
             raise ValueError(f"{where}: found reward {turn.reward}; expected a finite number")
-        if not len(turn.response_ids) or not len(turn.prompt_ids):
+        if not len(turn.reply_ids) or not len(turn.prompt_ids):
             raise ValueError(f"{where}: empty prompt or reply; expected at least one token of each")
-        if len(turn.response_ids) != len(turn.behavior_logprobs):
+        if len(turn.reply_ids) != len(turn.behavior_logprobs):
             raise ValueError(
                 f"{where}: {len(turn.behavior_logprobs)} behavior log-probs for "
-                f"{len(turn.response_ids)} reply tokens; expected one each"
+                f"{len(turn.reply_ids)} reply tokens; expected one each"
             )
     truncated = trajectory.ending is Ending.TRUNCATED
     if truncated and trajectory.final_prompt_ids is None:
@@ -285,7 +285,7 @@ def pack_grid(
         grid.well_formed[i, :k] = [turn.blocks.well_formed for turn in turns]
         grid.keep_violation[i, :k] = [turn.blocks.keep_violation for turn in turns]
         grid.admissible[i, :k] = [turn.admissible for turn in turns]
-        grid.reply_tokens[i, :k] = [len(turn.response_ids) for turn in turns]
+        grid.reply_tokens[i, :k] = [len(turn.reply_ids) for turn in turns]
         grid.milestone[i, :k] = [turn.milestone for turn in turns]
         grid.state_id[i, :k] = [next(states) for _ in turns]
         grid.final_state_id[i] = next(states)

@@ -51,7 +51,7 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "inadmissible_share": _share([not turn.admissible for turn in turns]),
         "subgoals_distinct": float(len(subgoals)),
         "subgoal_entropy": _entropy(list(subgoals.values())),
-        "reply_length": float(np.mean([len(turn.response_ids) for turn in turns])),
+        "reply_length": float(np.mean([len(turn.reply_ids) for turn in turns])),
         "prompt_length": float(np.mean([len(turn.prompt_ids) for turn in turns])),
     }
     for low, high in SEGMENT_BINS:

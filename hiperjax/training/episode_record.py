@@ -126,7 +126,7 @@ def _turn(batch: EpisodeBatch, number: int, t: int, turn: Turn) -> dict[str, Any
     credited = {name: _rounded(batch.credited.get(name), at) for name in PER_TURN}
     return {
         "seen": clip(turn.observation, MOST_TEXT),
-        "said": clip(batch.decode(turn.response_ids), MOST_TEXT),
+        "said": clip(batch.decode(turn.reply_ids), MOST_TEXT),
         "done": clip(blocks.action, MOST_TEXT),
         "subgoal": clip(blocks.subgoal, MOST_TEXT),
         "context": clip(batch.decode(turn.prompt_ids), MOST_CONTEXT),

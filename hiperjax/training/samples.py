@@ -32,7 +32,7 @@ def render_trajectory(trajectory: Trajectory, tokenizer: Any, *, context: bool =
             f"   sees    {turn.observation.strip()!r}",
             f"   {word:<7} {b.subgoal}",
             f"   acts    {b.action}    reward {turn.reward:g}",
-            f"   reply   {tokenizer.decode(turn.response_ids)!r}",
+            f"   reply   {tokenizer.decode(turn.reply_ids)!r}",
         ]
     if context and trajectory.final_prompt_ids is not None:
         lines.append("-- cut short; the state after the last turn")

@@ -29,7 +29,7 @@ def make_turn(rng: np.random.Generator, *, first: bool, malformed: bool | None =
     )
     return Turn(
         prompt_ids=prompt.astype(np.int32),
-        response_ids=reply.astype(np.int32),
+        reply_ids=reply.astype(np.int32),
         behavior_logprobs=-rng.random(len(reply)).astype(np.float32),
         blocks=blocks,
         reward=float(rng.integers(0, 3)),

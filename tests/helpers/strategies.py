@@ -29,7 +29,7 @@ def turns(draw: st.DrawFn, first: bool = False) -> Turn:
     switch = first or (well_formed and draw(st.booleans()))
     return Turn(
         prompt_ids=draw(st.integers(1, 5).flatmap(_tokens)),
-        response_ids=reply,
+        reply_ids=reply,
         behavior_logprobs=(-reply / VOCABULARY).astype(np.float32),
         blocks=Blocks(
             switch=switch,

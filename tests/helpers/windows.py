@@ -24,7 +24,7 @@ def list_contexts(trajectory: Trajectory) -> list[list[np.ndarray]]:
     for turn in trajectory.turns:
         if turn.opens:
             found.append([])
-        found[-1] += [turn.prompt_ids, turn.response_ids]
+        found[-1] += [turn.prompt_ids, turn.reply_ids]
     if trajectory.final_prompt_ids is not None:
         if trajectory.final_opens:
             found.append([])

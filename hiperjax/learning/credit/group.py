@@ -28,7 +28,7 @@ def uniform_credit(adv: Array, inputs: CreditInputs) -> Credit:
 
 def turns_of(inputs: CreditInputs, options: EstimatorOptions) -> tuple[Any, Any, Any, Any]:
     """What every group estimator takes first: reward, penalty, mask, group."""
-    lowered = jnp.zeros_like(inputs.mask) if inputs.invalid is None else inputs.invalid
+    lowered = jnp.zeros_like(inputs.mask) if inputs.malformed is None else inputs.malformed
     penalty = jnp.where(lowered, options.row_penalty, 0.0).astype(inputs.reward.dtype)
     return inputs.reward, penalty, inputs.mask, require_field(inputs, "group_id")
 

@@ -53,14 +53,14 @@ def gather_inputs(
         group_id=grid.group_id,
         state_id=grid.state_id,
         final_state_id=grid.final_state_id,
-        invalid=grid.mask & ~grid.well_formed,
+        malformed=grid.mask & ~grid.well_formed,
         num_reply_tokens=grid.reply_tokens,
         milestone=grid.milestone,
         **values,
         **gather_switches(batch),
     )
     if token_values is not None:
-        reply_mask = jnp.asarray(batch.rows.response_mask)[grid.row]
+        reply_mask = jnp.asarray(batch.rows.reply_mask)[grid.row]
         inputs = inputs._replace(v_token=token_values[grid.row], reply_mask=reply_mask)
     return inputs, terms
 
@@ -73,7 +73,7 @@ def shape_grid(
         reward_scale * grid.reward,
         grid.mask,
         grid.mask & ~grid.boundary,
-        invalid=grid.mask & ~grid.well_formed,
+        malformed=grid.mask & ~grid.well_formed,
         keep_violation=grid.keep_violation,
         inadmissible=grid.well_formed & ~grid.admissible,
         **penalties,

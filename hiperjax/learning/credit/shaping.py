@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 KeepMode = Literal["fixed", "normalized"]
 PENALTIES = (
-    "invalid_penalty",
+    "malformed_penalty",
     "inadmissible_penalty",
     "keep_penalty",
     "keep_penalty_mode",
@@ -21,10 +21,10 @@ def shape_rewards(
     mask: Bool[Array, "B T"],
     keep: Bool[Array, "B T"],
     *,
-    invalid: Bool[Array, "B T"],
+    malformed: Bool[Array, "B T"],
     keep_violation: Bool[Array, "B T"],
     inadmissible: Bool[Array, "B T"] | None = None,
-    invalid_penalty: float = 0.1,
+    malformed_penalty: float = 0.1,
     inadmissible_penalty: float = 0.0,
     keep_penalty: float = 0.0,
     keep_penalty_mode: KeepMode = "normalized",
@@ -35,10 +35,10 @@ def shape_rewards(
     Args:
       reward: the environment's own.
       keep: turns that said KEEP; `mask & ~boundary`, unless turn 0 is to be penalized as well.
-      invalid: malformed replies.
+      malformed: malformed replies.
       keep_violation: KEEP turns that wrote another subgoal.
       inadmissible: actions that were not in the admissible list; none by default.
-      invalid_penalty: a malformed reply.
+      malformed_penalty: a malformed reply.
       inadmissible_penalty: an action that was not in the admissible list.
       keep_penalty: a KEEP turn ("fixed"), or a trajectory that never switches ("normalized": each
         KEEP turn costs its share `keep_penalty / T`; trajectories of one turn are exempt).
@@ -46,14 +46,14 @@ def shape_rewards(
       consistency_penalty: a KEEP turn that wrote another subgoal.
 
     Returns:
-      The shaped reward and its terms by name ("environment", "invalid", "inadmissible", "keep",
+      The shaped reward and its terms by name ("environment", "malformed", "inadmissible", "keep",
       "consistency"), whose sum it is. Penalties are magnitudes; their terms are negative.
 
     Raises:
       ValueError: a negative penalty.
     """
     penalties = {
-        "invalid_penalty": invalid_penalty,
+        "malformed_penalty": malformed_penalty,
         "inadmissible_penalty": inadmissible_penalty,
         "keep_penalty": keep_penalty,
         "consistency_penalty": consistency_penalty,
@@ -63,7 +63,7 @@ def shape_rewards(
             raise ValueError(f"{name}: found {value}; expected a magnitude >= 0 (it is subtracted)")
     inadmissible = jnp.zeros_like(mask) if inadmissible is None else inadmissible
     charges = {
-        "invalid": invalid_penalty * invalid,
+        "malformed": malformed_penalty * malformed,
         "inadmissible": inadmissible_penalty * inadmissible,
         "keep": keep_penalty * keep * keep_share(mask, keep_penalty_mode),
         "consistency": consistency_penalty * (keep & keep_violation),

@@ -63,15 +63,15 @@ def spread(
         to_rows(x, grid, rows)[:, None]
         for x in (adv_low, adv_high, adv_term, grid.mask, grid.mask & grid.boundary)
     )
-    response = jnp.asarray(rows.response_mask) & live
+    reply = jnp.asarray(rows.reply_mask) & live
     if not hierarchical:
-        return jnp.where(response, w_low * low, 0), response
+        return jnp.where(reply, w_low * low, 0), reply
     switch, subgoal, action = (
         jnp.asarray(block) & live
         for block in (rows.switch_mask, rows.subgoal_mask, rows.action_mask)
     )
     no_action = ~action.any(axis=1, keepdims=True)
-    action = jnp.where(no_action, response & ~switch & ~subgoal, action)
+    action = jnp.where(no_action, reply & ~switch & ~subgoal, action)
     subgoal = subgoal & boundary
     advantage = (
         jnp.where(action, w_low * low, 0)

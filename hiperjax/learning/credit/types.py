@@ -50,7 +50,7 @@ class CreditInputs(NamedTuple):
     """identity of the raw observation of the turn"""
     final_state_id: Int[Array, " B"] | None = None
     """identity of the observation after the last action"""
-    invalid: Bool[Array, "B T"] | None = None
+    malformed: Bool[Array, "B T"] | None = None
     """malformed replies, for the estimators that penalize a row's score"""
     num_reply_tokens: Int[Array, "B T"] | None = None
     """reply tokens of the turn: weights of token-level statistics"""
