@@ -1,6 +1,7 @@
 """The learner: rows to values, credit, update; traced once; blind to padding and micro-batching."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -243,15 +244,22 @@ COEFFICIENTS = [f.name for f in dataclasses.fields(PpoConfig) if f.name.endswith
 LAYOUTS = [(3, 48, 8, 0), (1, 16, 24, 8), (4, 96, 32, 8)]
 
 
+SLOW = pytest.mark.slow(reason="eight learners, traced one by one; together they are always tested")
+
+
 @pytest.mark.parametrize(
-    ("kind", "coefficient", "layouts"),
-    [("features", None, LAYOUTS), ("shared", None, LAYOUTS[:2]), ("separate", None, LAYOUTS[:2])]
-    + [("features", name, LAYOUTS[:2]) for name in COEFFICIENTS],
+    ("kind", "coefficients", "layouts"),
+    [
+        ("features", COEFFICIENTS, LAYOUTS),
+        ("shared", [], LAYOUTS[:2]),
+        ("separate", [], LAYOUTS[:2]),
+    ]
+    + [pytest.param("features", [name], LAYOUTS[:2], marks=SLOW) for name in COEFFICIENTS],
 )
-def test_packing_padding_and_micro_batches_change_nothing(kind, coefficient, layouts):
+def test_packing_padding_and_micro_batches_change_nothing(kind, coefficients, layouts):
     """One step over the whole batch is the same however it is laid out, whatever is in the loss."""
     results = []
-    terms = {} if coefficient is None else {coefficient: 1.0}
+    terms = dict.fromkeys(coefficients, 1.0)
     for per_sequence, length, capacity, micro in layouts:
         learner = make_learner(kind, micro_sequences=micro, minibatch_sequences=capacity, **terms)
         batch, final = packed(
@@ -270,17 +278,30 @@ def test_packing_padding_and_micro_batches_change_nothing(kind, coefficient, lay
             np.testing.assert_allclose(metrics[name], expected, rtol=2e-3, atol=1e-5, err_msg=name)
 
 
+@functools.cache
+def prepared_batch():
+    """The batch as it enters the update, with a reference that differs from the policy."""
+    _, _, _, prepared, _, _ = assigned(make_learner())
+    return prepared._replace(ref_logprobs=prepared.ref_logprobs - 0.5)
+
+
+def grad_norm(**coefficients):
+    learner = make_learner(**coefficients)
+    order = np.arange(8, dtype=np.int32)[None]
+    return float(
+        learner.update(fresh(learner), prepared_batch(), order, np.int32(1))[1]["grad_norm"]
+    )
+
+
+@functools.cache
+def grad_norm_without():
+    return grad_norm()
+
+
 @pytest.mark.parametrize("coefficient", COEFFICIENTS)
 def test_every_coefficient_moves_the_policy(coefficient):
     """So that the test above tests it."""
-    norms = []
-    for value in (0.0, 30.0):
-        learner = make_learner(**{coefficient: value})
-        _, _, state, prepared, _, _ = assigned(learner)
-        prepared = prepared._replace(ref_logprobs=prepared.ref_logprobs - 0.5)
-        order = np.arange(8, dtype=np.int32)[None]
-        norms.append(float(learner.update(state, prepared, order, np.int32(1))[1]["grad_norm"]))
-    assert abs(norms[1] / norms[0] - 1) > 1e-3
+    assert abs(grad_norm(**{coefficient: 30.0}) / grad_norm_without() - 1) > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["features", "separate"])

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from hiperjax_kernels.gather import take_along
 from hiperjax_kernels.logprobs import token_logprobs
 from jaxtyping import Array, Bool, Float, Int
@@ -157,7 +158,7 @@ def by_sequence(x: Array, sequences: Sequences) -> Array:
     return jnp.reshape(x, (sequences.tokens.shape[0], -1, *x.shape[1:]))
 
 
-def to_rows(x: Array, grid: TurnGrid, rows: TurnRows) -> Array:
+def to_rows(x: Array | np.ndarray, grid: TurnGrid, rows: TurnRows) -> Array:
     """Grid scalars to their rows; rows of no turn are zero."""
     n = rows.row_mask.shape[0]
     at = jnp.where(grid.mask, grid.row, n)

@@ -9,8 +9,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from hiperjax.files import dump_json, write_text
 from hiperjax.training.record_files import EVALUATIONS, METRICS, TIMINGS, parse_record
 
@@ -71,6 +69,8 @@ class Recorder:
             c for n in (METRICS, TIMINGS, EVALUATIONS) for c in rewind(folder / n, iteration)
         ]
         """what was wrong with the files of an earlier session"""
+        from tensorboardX import SummaryWriter  # imports torch where it is installed: seconds
+
         self._events = SummaryWriter(str(folder / EVENTS), purge_step=iteration + 1)
 
     def write(
