@@ -1,5 +1,6 @@
 """Where worlds enter: what they return wrongly is data that names suite, task, turn and field."""
 
+import asyncio
 import dataclasses
 import math
 import signal
@@ -43,6 +44,7 @@ STEPS: dict[str, tuple[Any, str]] = {
     "text": (GOOD._replace(reward="1"), "reward is '1' (str); expected a finite number"),
     "nan": (GOOD._replace(reward=math.nan), "reward is nan (float); expected a finite number"),
     "huge": (GOOD._replace(reward=10**400), "reward is 1000"),
+    "double": (GOOD._replace(reward=1e39), "reward is 1e+39 (float); expected a finite number"),
     "flag": (GOOD._replace(terminated=0), "terminated is 0 (int); expected True or False"),
     "success": (GOOD._replace(success=None), "success is None (NoneType); expected True or False"),
     "score": (GOOD._replace(score=1.5), "score is 1.5 (float); expected a number in [0, 1]"),
@@ -62,6 +64,27 @@ STEPS: dict[str, tuple[Any, str]] = {
 }
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+class Word(str):
+    """Text that cannot be sent to another process."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("no")
+
+
+RAISED: dict[str, tuple[BaseException, str]] = {
+    "exit": (SystemExit("enough"), "SystemExit: enough"),
+    "cancel": (asyncio.CancelledError("by a server"), "CancelledError: by a server"),
+    "mute": (Mute(), "Mute: no text: RuntimeError"),
+    "long": (ValueError("one\ntwo" + "x" * 10**6), f"ValueError: one two{'x' * 493}"),
+    "half a character": (ValueError("\udc80"), "ValueError: ?"),
+}
+
+
 class ForeignEnv(LadderEnv):
     """Answers an action with what stands under its name above; hangs and exits when asked to."""
 
@@ -75,8 +98,10 @@ class ForeignEnv(LadderEnv):
     def step(self, action: str) -> Any:
         if action == "hang":
             _hang()
-        if action == "exit":
-            raise SystemExit("enough")
+        if action in RAISED:
+            raise RAISED[action][0]
+        if action == "words":
+            return seeing(text=Word("A lamp"), admissible=(Word("press"),))
         if action == "slow":
             time.sleep(0.3)
         if action == "numpy":
@@ -129,10 +154,46 @@ def test_what_passes_has_plain_types_and_leaves_info_behind(workers):
     assert type(step.reward) is float and type(step.terminated) is bool
 
 
-def test_a_world_that_exits_loses_its_episode(workers):
+def test_text_of_another_class_becomes_plain(workers):
+    workers.reset([0], ["red"])
+    (step,) = workers.step([0], ["words"])
+    seen = step.observation
+    assert (seen.text, seen.admissible) == ("A lamp", ("press",))
+    assert type(seen.text) is str and type(seen.admissible[0]) is str
+
+
+@pytest.mark.parametrize("action", RAISED)
+def test_whatever_a_world_raises_loses_its_episode(workers, action):
+    workers.reset([0], ["red"])
+    (failure,) = workers.step([0], [action])
+    assert failure.cause == RAISED[action][1] and len(failure.error) < 9000
+
+
+def test_what_a_person_interrupts_is_no_fault_of_the_world():
+    env = LadderSuite.make_env(FOREIGN)
+    env.step = lambda action: signal.raise_signal(signal.SIGINT)  # type: ignore[method-assign]
+    suite = ForeignSuite("action", SCRIPTS["action"])
+    suite.make_env = lambda: env  # type: ignore[method-assign]
+    workers = make_workers(suite)
+    workers.reset([0], ["red"])
+    with pytest.raises(KeyboardInterrupt):
+        workers.step([0], ["press red"])
+
+
+def test_an_environment_that_failed_is_closed():
+    closed = []
+
+    class Env(ForeignEnv):
+        def close(self) -> None:
+            closed.append(self)
+            raise RuntimeError("and again")
+
+    suite = ForeignSuite("action", SCRIPTS["action"])
+    suite.make_env = lambda: Env("action", SCRIPTS["action"])  # type: ignore[method-assign]
+    workers = make_workers(suite)
     workers.reset([0], ["red"])
     (failure,) = workers.step([0], ["exit"])
-    assert failure.cause == "SystemExit: enough"
+    assert failure.cause == "SystemExit: enough" and len(closed) == 1
 
 
 def test_a_suite_with_scores_must_give_one_at_the_end():

@@ -1,10 +1,15 @@
 """One interface, one behavior: backends agree, and what raises is data."""
 
+import multiprocessing
 import os
+import signal
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
+import hiperjax.envs.workers as workers_module
 from hiperjax.envs.base import Step
 from hiperjax.envs.ladder import LadderEnv, LadderSuite
 from hiperjax.envs.registry import make_suite
@@ -25,6 +30,13 @@ class FragileEnv(LadderEnv):
             raise ZeroDivisionError("boom")
         if action == "die":
             os._exit(7)
+        if action == "leave a child" and os.fork():  # which keeps this end of the pipe open
+            os._exit(7)
+        if action in ("leave a child", "hang"):
+            time.sleep(20)
+            os._exit(0)
+        if action == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
         return super().step("look")
 
 
@@ -101,6 +113,67 @@ def test_a_worker_that_dies_is_replaced_and_its_episodes_are_reported(fragile, b
     assert all(isinstance(o, Observation) for o in opened)
     assert isinstance(workers.step([2], ["look"])[0], Step)
     workers.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_worker_that_dies_and_leaves_a_child_is_noticed(fragile):
+    """Without a time limit, too."""
+    workers = make_workers(fragile, "process", 1)
+    workers.reset([0], ["only"])
+    started = time.monotonic()
+    (lost,) = workers.step([0], ["leave a child"])
+    assert isinstance(lost, EnvFailure) and "exit code 7" in lost.error
+    workers.close()
+    assert time.monotonic() - started < 15
+
+
+def test_workers_that_hang_are_closed_together(fragile, monkeypatch):
+    monkeypatch.setattr(workers_module, "CLOSE_SECONDS", 1.0)
+    workers = make_workers(fragile, "process", 3)
+    workers.reset([0, 1, 2], ["only"] * 3)
+    for worker, slot in zip(workers._workers, range(3), strict=True):  # type: ignore[attr-defined]
+        worker.send("step", [slot], ["hang"])
+    started = time.monotonic()
+    workers.close()
+    assert 1.0 <= time.monotonic() - started < 2.5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker ends at its next word")
+def test_workers_do_not_outlive_a_process_that_is_killed(fragile):
+    """Not even one that is stopped, or stuck amid a step."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    trainer = context.Process(target=_train, args=(theirs, fragile))
+    trainer.start()
+    pids = ours.recv()
+    assert len(pids) == 2
+    trainer.kill()
+    trainer.join(timeout=30)
+    deadline = time.monotonic() + 10
+    while any(_state(pid) not in ("", "Z", "X") for pid in pids):
+        assert time.monotonic() < deadline, "a worker is left over"
+        time.sleep(0.02)
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def _train(pipe, suite) -> None:
+    """A process with a worker that hangs and one that is stopped."""
+    workers = make_workers(suite, "process", 2)
+    workers.reset([0, 1], ["only", "only"])
+    remotes = workers._workers  # type: ignore[attr-defined]
+    for slot, action in enumerate(("hang", "stop")):
+        remotes[slot].send("step", [slot], [action])
+    pids = [remote._process.pid for remote in remotes]
+    while _state(pids[1]) != "T":
+        time.sleep(0.02)
+    pipe.send(pids)
+    time.sleep(60)
 
 
 def test_a_step_without_a_reset_is_a_bug_of_the_caller(fragile):

@@ -6,6 +6,7 @@ and so is what they return wrongly: a `BorderError` that names suite, task, turn
 
 import math
 import numbers
+import traceback
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,11 @@ from hiperjax.envs.base import Step, Suite, TextEnv
 from hiperjax.files import is_unicode
 from hiperjax.types import Observation
 
+LARGEST = float(np.finfo(np.float32).max)
+"""What rewards may be: they are float32 later."""
 FLAGS = ("terminated", "truncated", "success", "milestone")
+
+_TRACEBACK_LINES, _MOST_TEXT = 12, 500
 
 
 class BorderError(ValueError):
@@ -31,9 +36,7 @@ class CheckedEnv(TextEnv):
     def reset(self, task_id: str) -> Observation:
         """Open a task. Raises `BorderError`, and whatever the environment raises."""
         self._task_id, self._turn = task_id, 0
-        found = self._env.reset(task_id)
-        self._check_observation(found, "observation")
-        return found
+        return self._check_observation(self._env.reset(task_id), "observation")
 
     def step(self, action: str) -> Step:
         """Act. Raises `BorderError`, and whatever the environment raises.
@@ -43,48 +46,54 @@ class CheckedEnv(TextEnv):
         self._turn += 1
         found: Any = self._env.step(action)
         self._require(isinstance(found, Step), "step", found, "a hiperjax.envs.base.Step")
-        self._check_observation(found.observation, "observation")
+        observation = self._check_observation(found.observation, "observation")
         flags: dict[str, Any] = {x: self._check_flag(x, getattr(found, x)) for x in FLAGS}
-        reward = self._check_number("reward", found.reward, "a finite number", math.inf)
+        reward = self._check_number("reward", found.reward, -LARGEST, LARGEST)
         score = found.score
         ended = flags["terminated"] or flags["truncated"]
         if score is not None or (ended and self._suite.reports_scores):
-            score = self._check_number("score", score, "a number in [0, 1]", 1.0)
-        return Step(found.observation, reward, score=score, **flags)
+            score = self._check_number("score", score, 0.0, 1.0)
+        return Step(observation, reward, score=score, **flags)
 
     def close(self) -> None:
         self._env.close()
 
-    def _check_observation(self, found: Any, field: str) -> None:
+    def _check_observation(self, found: Any, field: str) -> Observation:
         self._require(isinstance(found, Observation), field, found, "a hiperjax.types.Observation")
-        for name in ("text", "task", "pinned"):
+        text, task, pinned = (
             self._check_text(f"{field}.{name}", getattr(found, name))
+            for name in ("text", "task", "pinned")
+        )
         commands = found.admissible
         listed = isinstance(commands, tuple)
         self._require(listed, f"{field}.admissible", commands, "a tuple of strings")
-        for number, command in enumerate(commands):
+        admissible = tuple(
             self._check_text(f"{field}.admissible[{number}]", command)
-        opens = found.text.startswith(found.pinned)
-        self._require(opens, f"{field}.pinned", found.pinned, "the opening of observation.text")
+            for number, command in enumerate(commands)
+        )
+        opens = text.startswith(pinned)
+        self._require(opens, f"{field}.pinned", pinned, "the opening of observation.text")
+        return Observation(text, task, admissible, pinned)
 
-    def _check_text(self, field: str, found: Any) -> None:
+    def _check_text(self, field: str, found: Any) -> str:
         self._require(isinstance(found, str), field, found, "a string")
-        if not found.isascii():
-            self._require(is_unicode(found), field, found, "a string without lone surrogates")
+        text = str.__str__(found)  # a plain one: what a subclass adds cannot be sent everywhere
+        if not text.isascii():
+            self._require(is_unicode(text), field, found, "a string without lone surrogates")
+        return text
 
     def _check_flag(self, field: str, found: Any) -> bool:
         self._require(isinstance(found, bool | np.bool_), field, found, "True or False")
         return bool(found)
 
-    def _check_number(self, field: str, found: Any, expected: str, most: float) -> float:
+    def _check_number(self, field: str, found: Any, low: float, high: float) -> float:
+        expected = "a finite number" if high == LARGEST else f"a number in [{low:g}, {high:g}]"
         self._require(isinstance(found, numbers.Real), field, found, expected)
         try:
             value = float(found)
-        except OverflowError:
-            value = math.inf
-        least = 0.0 if math.isfinite(most) else -most
-        fits = math.isfinite(value) and least <= value <= most
-        self._require(fits, field, found, expected)
+        except Exception:  # too large, or a type of their own that fails
+            value = math.nan
+        self._require(low <= value <= high, field, found, expected)
         return value
 
     def _require(self, holds: bool, field: str, found: Any, expected: str) -> None:
@@ -104,3 +113,17 @@ def _show(found: Any, limit: int = 80) -> str:
     text = " ".join(text.split())
     shown = text if len(text) <= limit else f"{text[:limit]}..."
     return f"{shown} ({type(found).__name__})"
+
+
+def describe_error(error: BaseException) -> str:
+    """What other people's code raised: the cause in one line, then the end of the traceback."""
+    if isinstance(error, BorderError):
+        return str(error)
+    try:
+        said = str(error)
+    except Exception as worse:
+        said = f"no text: {type(worse).__name__}"
+    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
+    summary = " ".join(f"{type(error).__name__}: {said[:_MOST_TEXT]}".split())
+    shown = [line[:_MOST_TEXT] for line in lines[-_TRACEBACK_LINES:]]
+    return "\n".join([summary, *shown]).encode(errors="replace").decode()

@@ -15,13 +15,13 @@ import multiprocessing
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from hiperjax.envs.base import Step, Suite
-from hiperjax.envs.border import BorderError, CheckedEnv
+from hiperjax.envs.border import CheckedEnv, describe_error
+from hiperjax.envs.parent import end_with_parent
 from hiperjax.stop import REQUEST
 from hiperjax.types import Observation
 
@@ -32,7 +32,6 @@ CLOSE_SECONDS = 5.0
 """A worker process that has not ended so long after it was asked to is killed."""
 POLL_SECONDS = 0.2
 """How often a wait for an answer looks whether a stop was asked for."""
-_TRACEBACK_LINES = 12
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ class InlineWorkers(EnvWorkers):
             if slot not in self._envs:
                 self._envs[slot] = CheckedEnv(self._suite)
             return self._envs[slot].reset(task_id)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             return self._fail(slot, error)
 
     def _step(self, slot: int, action: str) -> Step | EnvFailure:
@@ -103,16 +102,17 @@ class InlineWorkers(EnvWorkers):
             raise RuntimeError(f"step in slot {slot}: no live episode there; reset it first")
         try:
             return self._envs[slot].step(action)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # not every exception is an `Exception`: CancelledError
             return self._fail(slot, error)
 
-    def _fail(self, slot: int, error: Exception | SystemExit) -> EnvFailure:
-        self._envs.pop(slot, None)  # its state cannot be trusted: the next reset makes a new one
-        if isinstance(error, BorderError):
-            return EnvFailure(self._tasks[slot], str(error))
-        lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
-        summary = f"{type(error).__name__}: {error}"
-        return EnvFailure(self._tasks[slot], "\n".join([summary, *lines[-_TRACEBACK_LINES:]]))
+    def _fail(self, slot: int, error: BaseException) -> EnvFailure:
+        env = self._envs.pop(slot, None)  # not to be trusted: the next reset makes a new one
+        if isinstance(error, KeyboardInterrupt):  # a person's, not the environment's
+            raise error
+        if env is not None:
+            with contextlib.suppress(Exception):
+                env.close()
+        return EnvFailure(self._tasks[slot], describe_error(error))
 
 
 class WorkerDied(RuntimeError):
@@ -138,8 +138,8 @@ class _Remote(abc.ABC):
         """Ask it to end; do not wait."""
 
     @abc.abstractmethod
-    def close(self) -> None:
-        """End it, whatever it does."""
+    def close(self, until: float | None = None) -> None:
+        """End it, whatever it does; by force from `until` on (of `time.monotonic`)."""
 
 
 class _Watchdog:
@@ -212,6 +212,8 @@ class _ProcessRemote(_Remote):
                 if time.monotonic() >= deadline:
                     self._process.kill()  # it may hang where nothing milder is heard
                     raise StepTimeout(late)
+                if not self._process.is_alive() and not self._pipe.poll():
+                    raise EOFError  # though children it left behind may hold the pipe open
             with self._message:
                 return self._pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -221,9 +223,10 @@ class _ProcessRemote(_Remote):
     def hang_up(self) -> None:
         self._pipe.close()
 
-    def close(self) -> None:
+    def close(self, until: float | None = None) -> None:
         self.hang_up()
-        self._process.join(timeout=CLOSE_SECONDS)
+        left = CLOSE_SECONDS if until is None else until - time.monotonic()
+        self._process.join(timeout=max(0.0, left))
         if self._process.is_alive():
             self._process.kill()
             self._process.join(timeout=CLOSE_SECONDS)
@@ -232,6 +235,7 @@ class _ProcessRemote(_Remote):
 
 
 def _serve(pipe: Any, suite: Suite) -> None:
+    end_with_parent()
     for name in ("SIGINT", "SIGHUP"):  # Ctrl-C, a closed terminal: for the parent, which finishes
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -277,7 +281,7 @@ class _RayRemote(_Remote):
                 raise WorkerDied(f"Ray actor is gone: {error}") from error
         return self._answers.popleft()
 
-    def close(self) -> None:
+    def close(self, until: float | None = None) -> None:
         self._ray.kill(self._actor)
 
 
@@ -324,8 +328,9 @@ class ShardedWorkers(EnvWorkers):
     def close(self) -> None:
         for worker in self._workers:
             worker.hang_up()
+        until = time.monotonic() + CLOSE_SECONDS  # all of them together, not one after another
         for worker in self._workers:
-            worker.close()
+            worker.close(until)
         self._workers = []
 
     def _call(self, method: str, slots: Sequence[int], values: Sequence[str]) -> list[Any]:
