@@ -56,6 +56,31 @@ def test_a_process_id_used_again_does_not_count_as_the_lock_holder(tmp_path):
     FolderLock(tmp_path).acquire()
 
 
+def test_a_lock_that_somebody_removed_is_taken_again_unless_another_process_has_it(tmp_path):
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    held = (tmp_path / LOCK).read_text()
+    lock.acquire()
+    assert (tmp_path / LOCK).read_text() == held
+    (tmp_path / LOCK).unlink()
+    lock.acquire()
+    with pytest.raises(ConfigError, match="is training there"):
+        FolderLock(tmp_path).acquire()
+    write_holder(tmp_path, pid=1, since="noon")
+    with pytest.raises(ConfigError, match=r"process 1 on .* trains there since noon, though"):
+        lock.acquire()
+    lock.release()
+    assert json.loads((tmp_path / LOCK).read_text())["pid"] == 1
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl", CONFIG])
+def test_a_new_run_is_refused_where_parts_of_another_lie(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=rf"which holds a run \({name}\); expected a new folder"):
+        claim_folder(dataclasses.replace(BASE, out=tmp_path), None)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.parametrize("change", [{"host": "elsewhere"}, {"namespace": "pid:[1]"}])
 def test_another_hosts_lock_is_refused_saying_how_to_remove_it(tmp_path, change):
     write_holder(tmp_path, pid=1, **change)

@@ -18,8 +18,10 @@ from hiperjax.files import DamagedFile, defined, dump_json, parse_json, read_jso
 from hiperjax.models.generation import GENERATION, TOKEN_IDS
 from hiperjax.training.build import restore_run
 from hiperjax.training.checkpoint import CheckpointError, Checkpoints
+from hiperjax.training.episode_record import EpisodeLog
 from hiperjax.training.folder_lock import LOCK
-from hiperjax.training.metrics import METRICS, read_records
+from hiperjax.training.metrics import METRICS, Recorder, read_records
+from hiperjax.training.record_files import EPISODES
 from hiperjax.training.run_folder import CONFIG, load_config, resolve_paths, save_config
 from hiperjax.training.trainer import train
 
@@ -130,6 +132,48 @@ def test_faulty_record_lines_are_reported_and_dropped(tmp_path):
     records, complaints = read_records(path)
     assert [record["iteration"] for record in records] == [1, 4]
     assert [c.split(":")[1] for c in complaints] == [f" line {n}" for n in (2, 3, 4, 5, 7)]
+
+
+def test_missing_and_doubled_records_are_said(tmp_path):
+    rows = [f'{{"iteration": {i}, "x": {n}}}\n' for n, i in enumerate((0, 1, 4, 4, 9))]
+    (tmp_path / METRICS).write_text("".join(rows))
+    recorder = Recorder(tmp_path, iteration=7)
+    recorder.close()
+    path = tmp_path / METRICS
+    assert recorder.complaints == [
+        f"{path}: no record of 5 iterations (2, 3, 5, 6, 7)",
+        f"{path}: 1 records of iterations that come again; the last of each is kept",
+    ]
+    assert [(r["iteration"], r["x"]) for r in read_records(path)[0]] == [(0, 0), (1, 1), (4, 3)]
+    again = Recorder(tmp_path, iteration=1)
+    again.close()
+    assert again.complaints == []
+
+
+def test_no_run_begins_anew_over_its_own_records(copied, capsys):
+    (copied / "checkpoints" / "index.json").unlink()
+    before = (copied / METRICS).read_bytes()
+    code, _, err = run(capsys, "train", "--resume", copied)
+    assert code == 2 and err.count("\n") == 1 and "index.json: missing, though the run" in err
+    assert (copied / METRICS).read_bytes() == before
+
+
+def test_damaged_records_of_episodes_are_no_fault_of_a_run(tmp_path):
+    lines = ['{"iteration": 0, "why": 3}', '{"iteration": 0, "why": ["first solved"]}', "x", ""]
+    (tmp_path / EPISODES).write_text("\n".join(lines))
+    log = EpisodeLog(tmp_path, str, 0)
+    assert [c.split(":")[1] for c in log.complaints] == [" line 3"]
+
+
+def test_a_state_left_under_the_same_name_is_not_taken_for_this_one(tmp_path):
+    one, other = ({"a": np.full(3, x, np.float32)} for x in (1, 2))
+    Checkpoints(tmp_path).save(0, one, meta={}, best=False)
+    Checkpoints(tmp_path).save(0, other, meta={}, best=False)
+    kept = Checkpoints(tmp_path)
+    assert kept.restore(other)[1]["a"].tolist() == [2, 2, 2]
+    written = kept._path(0).stat().st_mtime_ns
+    kept.save(0, other, meta={"best": 1.0}, best=True)
+    assert kept._path(0).stat().st_mtime_ns == written and kept.meta(0) == {"best": 1.0}
 
 
 def damage(folder: pathlib.Path, iteration: int, how: str) -> None:

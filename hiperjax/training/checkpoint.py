@@ -9,6 +9,7 @@ checkpoint is which; where the one asked for is damaged, the newest good one ser
 import concurrent.futures
 import errno
 import hashlib
+import os
 import pathlib
 import shutil
 import threading
@@ -52,10 +53,24 @@ def _hash(path: pathlib.Path) -> str:
 
 def _sums(folder: pathlib.Path) -> dict[str, list]:
     """Size and checksum of every file below a folder."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = _list_files(folder)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         found = zip(paths, pool.map(_hash, paths), strict=True)
         return {str(p.relative_to(folder)): [p.stat().st_size, digest] for p, digest in found}
+
+
+def _list_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _flush(folder: pathlib.Path) -> None:
+    """Have the disk hold what was written: a machine may lose its power."""
+    for path in (*_list_files(folder), *filter(pathlib.Path.is_dir, folder.rglob("*")), folder):
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
 
 
 class Checkpoints:
@@ -65,6 +80,8 @@ class Checkpoints:
         self.folder = folder.absolute()
         self.notices: list[str] = []
         """what a person should know of what was read"""
+        self._held: int | None = None
+        """iteration whose state is in the hands of this process, as it lies on the disk"""
         self._checkpointer = ocp.StandardCheckpointer()
 
     @property
@@ -103,6 +120,21 @@ class Checkpoints:
     def exists(self) -> bool:
         """Whether anything was saved here."""
         return (self.folder / INDEX).is_file()
+
+    def refuse_lost(self, recorded: int) -> None:
+        """Refuse to begin anew where states were saved and cannot be found any more.
+
+        Args:
+          recorded: newest iteration of which the run has a record.
+
+        Raises:
+          CheckpointError: says what is missing.
+        """
+        if recorded > 0 and not self.exists():
+            raise CheckpointError(
+                f"{self.folder / INDEX}: missing, though the run has a record of iteration "
+                f"{recorded}, which it would make anew; {CURE}"
+            )
 
     def _path(self, iteration: int) -> pathlib.Path:
         return self.folder / f"iteration_{iteration:06d}"
@@ -189,17 +221,21 @@ class Checkpoints:
     def _save(self, iteration: int, state: Any, *, record: dict[str, Any], best: bool) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         path, first = self._path(iteration), jax.process_index() == 0
-        if self._ask_first(path.exists() and bool(self.find_damage(iteration)), first):
+        # What an earlier session left under that name may be another state.
+        other = path.exists() and (self._held != iteration or bool(self.find_damage(iteration)))
+        if self._ask_first(other, first):
             shutil.rmtree(path, ignore_errors=True)
         if not path.exists():
             self._checkpointer.save(path, state)
             wait_for(self._checkpointer.wait_until_finished, SAVE_SECONDS)
+        self._held = iteration
         index = self.index if self.exists() else {}
         index |= {"last": iteration, "meta": record["meta"], "shapes": _listed(_shapes(state))}
         if best or "best" not in index:
             index["best"] = iteration
         index.setdefault("start", iteration)
         if first:
+            _flush(path)
             write_json(self._record(iteration), record | {"files": _sums(path)})
             self._write(index)
         if jax.process_count() > 1:  # nobody reads the index before it is written
@@ -249,6 +285,7 @@ class Checkpoints:
             if self.index != index:  # a run under way has moved on and removed it
                 return self.restore(like, which)
             raise CheckpointError(f"{path}: cannot be read: {error}") from error
+        self._held = iteration
         return iteration, state
 
     def _choose(self, which: Which) -> int:

@@ -186,6 +186,11 @@ def record_subgoals(iteration: int, trajectories: Sequence[Trajectory]) -> dict[
     return {"iteration": iteration, "kind": "subgoals", "segments": total, "rows": rows}
 
 
+def _is_first_solved(record: Mapping[str, Any]) -> bool:
+    why = record.get("why")
+    return isinstance(why, list) and FIRST_SOLVED in why
+
+
 class EpisodeLog:
     """Writes the record; opening it at an iteration forgets everything later.
 
@@ -201,13 +206,10 @@ class EpisodeLog:
         writes: bool = True,
     ):
         self._path, self._task_type, self._writes = folder / EPISODES, task_type, writes
-        if writes:
-            rewind(self._path, iteration)
-        self._solved = {
-            record["type"]
-            for record in read_records(self._path)[0]
-            if record["iteration"] <= iteration and FIRST_SOLVED in record.get("why", ())
-        }
+        self.complaints = rewind(self._path, iteration) if writes else []
+        """what was wrong with the file of an earlier session"""
+        records = [r for r in read_records(self._path)[0] if r["iteration"] <= iteration]
+        self._solved = {str(r.get("type")) for r in records if _is_first_solved(r)}
 
     def wants(self, trajectories: Sequence[Trajectory], *, due: bool) -> bool:
         """Whether there is anything to write: it is time, or a task type is solved at last."""
@@ -221,6 +223,6 @@ class EpisodeLog:
         records = record(batch, self._solved)
         if due:
             records.append(record_subgoals(batch.iteration, batch.trajectories))
-        self._solved |= {r["type"] for r in records if FIRST_SOLVED in r.get("why", ())}
+        self._solved |= {r["type"] for r in records if _is_first_solved(r)}
         if self._writes:
             append(self._path, records)

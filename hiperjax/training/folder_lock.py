@@ -121,13 +121,21 @@ class FolderLock:
         self._mine: Holder | None = None
 
     def acquire(self) -> None:
-        """Take the lock.
+        """Take the lock; take it again where somebody removed it meanwhile.
 
         Raises:
           ConfigError: another process holds it; says which and what to do.
         """
         with _guard(self.path) as file:
             holder = _read(file)
+            if holder is not None and holder == self._mine:
+                return
+            if holder is not None and self._mine is not None:
+                raise ConfigError(
+                    f"{self.path.parent}: process {holder.pid} on {holder.host} trains there since "
+                    f"{holder.since}, though this process held the lock until somebody removed it; "
+                    "this one stops and writes nothing more"
+                )
             if holder is not None:
                 self._refuse_living(holder)
                 self.taken_over = (

@@ -4,6 +4,7 @@
 a run that was never interrupted. What a clock measures stands in `timings.jsonl`.
 """
 
+import os
 import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -45,18 +46,35 @@ def read_lines(path: pathlib.Path) -> list[dict]:
     return records
 
 
-def rewind(path: pathlib.Path, iteration: int) -> list[str]:
-    """Forget every record later than the iteration; returns what was wrong with the file."""
+def rewind(path: pathlib.Path, iteration: int, *, one_each: bool = False) -> list[str]:
+    """Forget every record later than the iteration; returns what was wrong with the file.
+
+    `one_each`: there should be one record of each iteration from 0 on.
+    """
     records, complaints = read_records(path)
     kept = [record for record in records if record["iteration"] <= iteration]
+    if one_each:
+        rows = {record["iteration"]: record for record in kept}
+        missing = [str(i) for i in range(iteration + 1) if i not in rows]
+        if missing:
+            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            complaints.append(f"{path}: no record of {len(missing)} iterations ({shown})")
+        if len(rows) < len(kept):
+            complaints.append(
+                f"{path}: {len(kept) - len(rows)} records of iterations that come again; "
+                "the last of each is kept"
+            )
+        kept = list(rows.values())
     write_text(path, "".join(dump_json(record) + "\n" for record in kept))
     return complaints
 
 
 def append(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Add records to a JSON-lines file."""
+    """Add records to a JSON-lines file; they are on the disk before a later checkpoint is."""
     with path.open("a") as file:
         file.write("".join(dump_json(record) + "\n" for record in records))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class Recorder:
@@ -66,7 +84,9 @@ class Recorder:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.complaints = [
-            c for n in (METRICS, TIMINGS, EVALUATIONS) for c in rewind(folder / n, iteration)
+            *rewind(folder / METRICS, iteration, one_each=True),
+            *rewind(folder / TIMINGS, iteration),
+            *rewind(folder / EVALUATIONS, iteration),
         ]
         """what was wrong with the files of an earlier session"""
         from tensorboardX import SummaryWriter  # imports torch where it is installed: seconds

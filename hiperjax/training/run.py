@@ -20,8 +20,9 @@ from hiperjax.training.components import RunComponents
 from hiperjax.training.console import Progress
 from hiperjax.training.episode_record import EpisodeLog
 from hiperjax.training.folder_lock import FolderLock, make_new_folder
-from hiperjax.training.metrics import Recorder, Unrecorded
+from hiperjax.training.metrics import Recorder, Unrecorded, read_records
 from hiperjax.training.prompt_record import write_prompt
+from hiperjax.training.record_files import METRICS
 from hiperjax.training.run_folder import (
     CHECKPOINTS,
     CONFIG,
@@ -94,10 +95,11 @@ class Run:
 
     def close(self) -> None:
         """Give back what the run holds: files, environments, the folder's lock."""
-        self.recorder.close()
-        self.components.workers.close()
-        if self.lock is not None:
-            self.lock.release()
+        with contextlib.ExitStack() as stack:  # each, whatever becomes of the others
+            if self.lock is not None:
+                stack.callback(self.lock.release)
+            stack.callback(self.components.workers.close)
+            stack.callback(self.recorder.close)
 
 
 def open_run(
@@ -172,11 +174,12 @@ def _lock_folder(config: RunConfig, resume: pathlib.Path | None) -> FolderLock:
         folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(folder)
     lock.acquire()
-    if resume is None and (folder / CONFIG).exists():
+    held = [name for name in (CONFIG, CHECKPOINTS, METRICS) if (folder / name).exists()]
+    if resume is None and held:
         lock.release()
         raise ConfigError(
-            f"out is {folder}, which holds a run; expected a new folder: choose another, or go on "
-            f"with that run by --resume {folder}"
+            f"out is {folder}, which holds a run ({', '.join(held)}); expected a new folder: "
+            f"choose another, or go on with that run by --resume {folder}"
         )
     return lock
 
@@ -191,6 +194,8 @@ def _open_claimed(
         if not resume:
             save_run(folder, config, components.prompter.tokenizer, components.model)
     checkpoints = Checkpoints(folder / CHECKPOINTS)
+    records = read_records(folder / METRICS)[0]
+    checkpoints.refuse_lost(max((record["iteration"] for record in records), default=0))
     unfinished = None
     iteration, meta = 0, {"best": -1.0, "best_iteration": 0, "target_seconds": None, "seconds": 0.0}
     if resume and checkpoints.exists():
@@ -205,17 +210,19 @@ def _open_claimed(
     extended = [] if planned is None else _extend(config, folder, planned, iteration)
     progress = Progress(config.iterations, quiet=not is_first(), folder=folder)
     recorder = Recorder(folder, iteration=recorded) if is_first() else Unrecorded()
+    episodes = EpisodeLog(folder, components.suite.task_type, started, writes=is_first())
     taken_over = [lock.taken_over] if lock is not None and lock.taken_over else []
     plain = config.prompt.style == "chat" and not components.prompter.tokenizer.chat_template
     bare = ["the tokenizer has no chat template: the model is shown plain text"] if plain else []
-    for notice in (*bare, *extended, *taken_over, *checkpoints.notices, *recorder.complaints):
+    damage = (*checkpoints.notices, *recorder.complaints, *episodes.complaints)
+    for notice in (*bare, *extended, *taken_over, *damage):
         progress.warn(notice)
     return Run(
         components=components,
         folder=folder,
         checkpoints=checkpoints,
         recorder=recorder,
-        episodes=EpisodeLog(folder, components.suite.task_type, started, writes=is_first()),
+        episodes=episodes,
         progress=progress,
         lock=lock,
         state=state,
@@ -254,6 +261,8 @@ def save(run: Run, *, best: bool) -> None:
       TrainingStopped: its parameters are not finite, so the last good state stays the last one.
     """
     started = time.perf_counter()
+    if run.lock is not None:
+        run.lock.acquire()
     if not bool(_finite(run.state.policy)):
         saved = run.checkpoints.exists()
         last = f"iteration {run.checkpoints.index['last']}" if saved else "none"

@@ -227,6 +227,8 @@ def record(run: Run, evaluation: Mapping[str, float], timer: Timer) -> None:
     """
     done, run.unfinished = run.unfinished, None
     assert done is not None, "an iteration was done"
+    if run.lock is not None:
+        run.lock.acquire()
     metrics = {**done.metrics, **evaluation, **done.accounts}
     run.recorder.write(run.iteration, metrics, done.seconds)
     if run.iteration == 0:
