@@ -75,7 +75,7 @@ def _train(config: RunConfig, **options: Any) -> None:
 def imitate(args: Sequence[str]) -> Action:
     """Only imitate the scripted expert, evaluate and save: train with no iterations."""
     config = dataclasses.replace(read_settings("imitate", args), iterations=0)
-    if config.imitation.steps == 0:
+    if config.imitation.steps == config.imitation.rounds == 0:
         raise ConfigError("imitation.steps is 0; expected at least 1 to imitate")
     return partial(_train, config)
 

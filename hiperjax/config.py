@@ -99,6 +99,11 @@ class PromptConfig:
     """chat (for language models), compact (few words, for tiny models), or an installed format."""
     history_length: int = 2
     """Past turns shown."""
+    recall_length: int = 0
+    """Older turns still searched: compact shows the commands that met a thing of the task, chat all
+    of them without their observations."""
+    mark_tried: bool = False
+    """Mark the commands in the list that the episode has sent before (style compact)."""
     prompt_length: int = 2048
     """Tokens a prompt may have; beyond, its oldest history is dropped, and counted."""
     overlong: Literal["discard", "trim"] = "trim"
@@ -152,9 +157,15 @@ class ImitationConfig:
     steps: int = 0
     """Optimizer steps at most; 0 skips imitation."""
     episodes: int = 3000
-    """Expert episodes to imitate."""
+    """Expert episodes to imitate, over and over; 0 streams them instead: each is played, learned
+    from once and forgotten."""
+    workers: int = 0
+    """Processes that play what is streamed while the optimizer runs; 0: this one plays too."""
     noise: float = 0.1
     """Share of random actions in the expert's episodes (their labels included)."""
+    mistakes: float = 0.0
+    """Share of turns at which the world is given a plausible mistake instead of what is imitated,
+    so that what follows shows the way out."""
     sequences: int = 14
     """Packed sequences per step (see ppo.sequence_length)."""
     learning_rate: float = 3e-3
@@ -165,6 +176,14 @@ class ImitationConfig:
     """Steps between measurements of the held-out loss."""
     stop_loss: float = 0.0
     """Stop as soon as the held-out loss is this low: a mediocre start, left to be improved on."""
+    rounds: int = 0
+    """After `steps`, rounds on the policy's own episodes, labelled by the expert turn by turn
+    (DAgger), at rollout.temperature and greedily in turn; for streamed imitation, prompt.window
+    turn."""
+    round_episodes: int = 120
+    """Own episodes per round."""
+    round_steps: int = 80
+    """Optimizer steps per round: its own episodes' turns, filled up with the expert's."""
     patience: int = 3
     """Measurements without a new best held-out loss before imitation stops early."""
 
@@ -321,7 +340,8 @@ class RunConfig:
     seed: int = 1
     """Seed of everything: weights, games, sampling, minibatches."""
     init: pathlib.Path | None = None
-    """Run folder whose starting policy to start from, instead of imitating again."""
+    """Run folder whose starting policy to start from, instead of imitating again; with
+    imitation.steps 0, imitation.rounds go on from it."""
     iterations: int = 150
     """Iterations (collect + update) after imitation."""
     target: float | None = None

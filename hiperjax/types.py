@@ -48,6 +48,8 @@ class Observation:
     """The commands the environment accepts now, in its own order."""
     pinned: str = ""
     """The opening of `text` that stays whole when an overlong prompt is cut."""
+    tried: frozenset[str] = frozenset()
+    """Commands of the episode so far, where the prompt is to mark them; no world sets it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class PromptHints:
     """Words of tasks that name nothing worth pointing out in observations and commands."""
     phrases: tuple[str, ...] = ("go to", "arrive at", "pick up", "nothing happens")
     """Runs of words that a tokenizer trained on the world makes one token."""
+    words: tuple[str, ...] = ()
+    """Words that such a tokenizer knows in any case, met in its episodes or not."""
 
 
 NO_HINTS = PromptHints()
@@ -126,6 +130,8 @@ class Turn:
     """Whether the action reached a part of the goal for the first time."""
     opens: bool = True
     """Whether the turn opens a window; else it goes on in the one of the turn before."""
+    counts: bool = True
+    """Whether its reply tokens count in losses; those of a mistake in a demonstration do not."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

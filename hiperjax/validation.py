@@ -74,6 +74,7 @@ RANGES: dict[str, Range] = {
     "mesh.num_processes": COUNT,
     "mesh.process_id": COUNT_OR_NONE,
     "prompt.history_length": COUNT_OR_NONE,
+    "prompt.recall_length": COUNT_OR_NONE,
     "prompt.prompt_length": COUNT,
     "prompt.reply_length": COUNT,
     "prompt.window_length": COUNT,
@@ -89,8 +90,13 @@ RANGES: dict[str, Range] = {
     ),
     "rollout.top_p": Range(0, 1, open_low=True),
     "imitation.steps": COUNT_OR_NONE,
-    "imitation.episodes": COUNT,
+    "imitation.episodes": COUNT_OR_NONE,
+    "imitation.workers": COUNT_OR_NONE,
+    "imitation.rounds": COUNT_OR_NONE,
+    "imitation.round_episodes": COUNT,
+    "imitation.round_steps": COUNT,
     "imitation.noise": SHARE,
+    "imitation.mistakes": SHARE,
     "imitation.sequences": COUNT,
     "imitation.learning_rate": RATE,
     "imitation.holdout": Range(0, 1, open_high=True),
@@ -207,9 +213,14 @@ def _check_batches(config: RunConfig) -> None:
         f"ppo.minibatch_sequences is {p.minibatch_sequences}; expected a multiple of "
         f"ppo.micro_sequences {p.micro_sequences}",
     )
+    _require(
+        i.rounds == 0 or (i.episodes == 0 and config.prompt.window == "turn"),
+        f"imitation.rounds is {i.rounds} with imitation.episodes {i.episodes}, prompt.window "
+        f"{config.prompt.window}; expected episodes 0 (streamed) and window turn",
+    )
     held = max(1, round(i.holdout * i.episodes))
     _require(
-        i.steps == 0 or held < i.episodes,
+        i.steps == 0 or i.episodes == 0 or held < i.episodes,
         f"imitation.episodes is {i.episodes}, imitation.holdout {i.holdout}, which holds {held} "
         "out; expected some to be left to imitate",
     )

@@ -1,11 +1,12 @@
 """A scripted expert's episodes, written as the trajectories a model would have made."""
 
 import dataclasses
+import random
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from hiperjax.acting.blocks import parse_reply, render_reply
+from hiperjax.acting.blocks import normalize_subgoal, parse_reply, render_reply
 from hiperjax.acting.episode import EpisodeRecorder
 from hiperjax.acting.pieces import build_pieces
 from hiperjax.acting.prompts import Prompter
@@ -14,7 +15,7 @@ from hiperjax.acting.windows import WindowWriter
 from hiperjax.envs.base import Decision, Expert, Step, Suite
 from hiperjax.envs.workers import EnvFailure, InlineWorkers
 from hiperjax.stop import REQUEST
-from hiperjax.types import Observation, Trajectory
+from hiperjax.types import Blocks, Observation, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +26,11 @@ class Demonstration:
     task_id: str
     opening: Observation
     decisions: tuple[Decision, ...]
+    """what the expert would do at each turn"""
+    actions: tuple[str, ...]
+    """what was done: its action, or a mistake"""
     steps: tuple[Step, ...]
-    """what each decision led to"""
+    """what each action led to"""
 
     @property
     def observations(self) -> tuple[Observation, ...]:
@@ -42,6 +46,29 @@ class EpisodeLost(RuntimeError):
     """An environment failed where nobody keeps count of failures."""
 
 
+AGAIN, SAME = 0.45, 0.5
+"""After a mistake: how likely another is, and that it is the same."""
+
+
+class Blunderer:
+    """Puts mistakes in place of an expert's actions, in one episode."""
+
+    def __init__(self, suite: Suite, share: float, seed: int) -> None:
+        self._suite, self._share = suite, share
+        self._random = random.Random(f"mistakes/{seed}")
+        self._last: str | None = None
+
+    def choose(self, observation: Observation, action: str) -> str:
+        """What is done instead of `action`, or `action` itself."""
+        rng, last = self._random, self._last
+        self._last = None
+        if rng.random() >= (self._share if last is None else max(self._share, AGAIN)):
+            return action
+        again = last is not None and rng.random() < SAME
+        self._last = last if again else self._suite.make_mistake(observation, rng)
+        return self._last or action
+
+
 def demonstrate(
     suite: Suite,
     task_ids: Sequence[str],
@@ -49,11 +76,14 @@ def demonstrate(
     max_turns: int,
     seed: int,
     noise: float,
+    mistakes: float = 0.0,
     failures: list[EnvFailure] | None = None,
 ) -> Iterator[Demonstration]:
     """Play the suite's expert; `noise` is its share of random actions.
 
-    Episodes that the environment loses are left out and added to `failures`.
+    `mistakes` is the share of turns at which something else is done than the expert decides; after
+    a mistake another one is likelier (`AGAIN`), and may be the same once more. Episodes that the
+    environment loses are left out and added to `failures`.
 
     Raises:
       EpisodeLost: an episode was lost, and there is no list of failures to add it to.
@@ -62,7 +92,8 @@ def demonstrate(
     workers = InlineWorkers(suite)
     for number, task_id in enumerate(task_ids):
         expert = suite.make_expert(seed=seed + number, noise=noise)
-        played = _demonstrate_one(workers, suite, task_id, expert, max_turns)
+        blunderer = Blunderer(suite, mistakes, seed + number) if mistakes else None
+        played = _demonstrate_one(workers, suite, task_id, expert, max_turns, blunderer)
         if isinstance(played, Demonstration):
             yield played
         elif failures is None:
@@ -73,29 +104,35 @@ def demonstrate(
 
 
 def _demonstrate_one(
-    workers: InlineWorkers, suite: Suite, task_id: str, expert: Expert, max_turns: int
+    workers: InlineWorkers,
+    suite: Suite,
+    task_id: str,
+    expert: Expert,
+    max_turns: int,
+    blunderer: Blunderer | None,
 ) -> Demonstration | EnvFailure:
     (opening,) = workers.reset([0], [task_id])
     if isinstance(opening, EnvFailure):
         return opening
     expert.reset(opening)
-    observation, decisions, steps = opening, [], []
+    observation, decisions, actions, steps = opening, [], [], []
     while True:
         REQUEST.check()
         decisions.append(expert.decide(observation))
-        (step,) = workers.step([0], [decisions[-1].action])
+        action = decisions[-1].action
+        actions.append(blunderer.choose(observation, action) if blunderer else action)
+        (step,) = workers.step([0], [actions[-1]])
         if isinstance(step, EnvFailure):
             return step
         steps.append(step)
         observation = step.observation
         if step.terminated or step.truncated or len(steps) >= max_turns:
-            return Demonstration(suite, task_id, opening, tuple(decisions), tuple(steps))
+            kept = (decisions, actions, steps)
+            return Demonstration(suite, task_id, opening, *map(tuple, kept))
 
 
 def _past(demo: Demonstration, turn: int) -> list[PastTurn]:
-    return [
-        PastTurn(t + 1, demo.observations[t].text, demo.decisions[t].action) for t in range(turn)
-    ]
+    return [PastTurn(t + 1, demo.observations[t].text, demo.actions[t]) for t in range(turn)]
 
 
 def _reply_text(renderer: Renderer, decision: Decision) -> str:
@@ -128,27 +165,96 @@ def transcribe(prompter: Prompter, demos: Sequence[Demonstration]) -> list[Traje
     return [_transcribe_one(prompter, pieces, demo) for demo in demos]
 
 
+def _encode_reply(
+    prompter: Prompter,
+    pieces: Sequence[bytes],
+    decision: Decision,
+    *,
+    subgoal: str,
+    first: bool,
+    where: str,
+) -> tuple[np.ndarray, Blocks]:
+    """A decision as a reply, and what that parses to; `subgoal` is the one in force before."""
+    text = _reply_text(prompter.renderer, decision)
+    reply = prompter.encoder.encode_reply(text)
+    blocks = parse_reply(pieces, reply, current_subgoal=subgoal, first_turn=first)
+    if not blocks.well_formed or blocks.switch != decision.switch:
+        raise ExpertError(
+            f"{where}: reply {text!r} parses to {blocks}; expected the decision it was written from"
+        )
+    return np.asarray(reply, np.int32), blocks
+
+
+def relabel(prompter: Prompter, suite: Suite, played: Sequence[Trajectory]) -> list[Trajectory]:
+    """A policy's episodes with each reply replaced by what the expert would have said there.
+
+    Each turn is a window of its own: what was replied stands in no context. The expert's subgoal is
+    held against the one in force: where it is the same, the label is KEEP. An episode that the
+    environment does not play again is left out.
+    """
+    pieces = build_pieces(prompter.tokenizer)
+    workers = InlineWorkers(suite)
+    labelled = (_relabel_one(prompter, pieces, workers, suite, episode) for episode in played)
+    found = [episode for episode in labelled if episode is not None]
+    workers.close()
+    return found
+
+
+def _relabel_one(
+    prompter: Prompter,
+    pieces: Sequence[bytes],
+    workers: InlineWorkers,
+    suite: Suite,
+    played: Trajectory,
+) -> Trajectory | None:
+    REQUEST.check()
+    (seen,) = workers.reset([0], [played.task_id])
+    if isinstance(seen, EnvFailure):
+        return None
+    expert, turns, subgoal = suite.make_expert(seed=0), [], ""
+    expert.reset(seen)
+    for turn in played.turns:
+        decision = expert.decide(seen)
+        wanted = prompter.renderer.render_subgoal(decision.subgoal)
+        switch = normalize_subgoal(wanted) != normalize_subgoal(subgoal)
+        told = dataclasses.replace(decision, switch=switch)
+        where = f"expert on task {played.task_id}, turn {len(turns)}"
+        ids, blocks = _encode_reply(
+            prompter, pieces, told, subgoal=subgoal, first=not turns, where=where
+        )
+        unsampled = np.zeros(len(ids), np.float32)
+        label = dict(reply_ids=ids, behavior_logprobs=unsampled, blocks=blocks)
+        turns.append(dataclasses.replace(turn, **label))
+        subgoal = turn.blocks.subgoal
+        (step,) = workers.step([0], [turn.blocks.action])
+        if isinstance(step, EnvFailure):
+            return None
+        seen = step.observation
+    return dataclasses.replace(played, turns=tuple(turns))
+
+
 def _transcribe_one(prompter: Prompter, pieces: Sequence[bytes], demo: Demonstration) -> Trajectory:
     REQUEST.check()
     episode = EpisodeRecorder(demo.suite, demo.task_id, demo.opening)
     writer = WindowWriter(prompter)
-    for decision, step in zip(demo.decisions, demo.steps, strict=True):
+    for decision, done, step in zip(demo.decisions, demo.actions, demo.steps, strict=True):
         seen, first = episode.observation, not episode.turns
         prompt = writer.write(seen, episode.past, episode.subgoal)
-        text = _reply_text(prompter.renderer, decision)
-        reply = prompter.encoder.encode_reply(text)
-        blocks = parse_reply(pieces, reply, current_subgoal=episode.subgoal, first_turn=first)
-        if not blocks.well_formed or blocks.switch != decision.switch:
-            raise ExpertError(
-                f"expert on task {demo.task_id}, turn {len(episode.turns)}: reply {text!r} parses "
-                f"to {blocks}; expected the decision it was written from"
-            )
-        action = prompter.renderer.restore_action(blocks.action, seen.admissible)
+        # Where contexts grow, what was done stands in them, and a mistake is not to be learned.
+        mistake = prompter.windows.grow and done != decision.action
+        said = dataclasses.replace(decision, action=done) if mistake else decision
+        where = f"expert on task {demo.task_id}, turn {len(episode.turns)}"
+        ids, blocks = _encode_reply(
+            prompter, pieces, said, subgoal=episode.subgoal, first=first, where=where
+        )
+        restored = prompter.renderer.restore_action(blocks.action, seen.admissible)
+        action = restored if done == decision.action else done
         blocks = dataclasses.replace(blocks, action=action)
-        unsampled = np.zeros(len(reply), np.float32)
-        ids = np.asarray(reply, np.int32)
-        episode.record(prompt.ids, ids, unsampled, blocks, step, opens=prompt.opens)
-        writer.note_reply(reply, blocks)
+        unsampled = np.zeros(len(ids), np.float32)
+        episode.record(
+            prompt.ids, ids, unsampled, blocks, step, opens=prompt.opens, counts=not mistake
+        )
+        writer.note_reply(ids, blocks)
     if episode.terminated:
         return episode.finish(None)
     final = writer.write(episode.observation, episode.past, episode.subgoal)

@@ -38,10 +38,12 @@ class EpisodeRecorder:
         step: Step,
         *,
         opens: bool = True,
+        counts: bool = True,
     ) -> None:
         """Add a turn: a prompt, its reply and what the environment answered.
 
-        `opens`: the prompt is a whole one, of a new window; else what its window grew by.
+        `opens`: the prompt is a whole one, of a new window; else what its window grew by. `counts`:
+        the reply is to be learned from.
         """
         seen = self.observation
         self.turns.append(
@@ -55,6 +57,7 @@ class EpisodeRecorder:
                 admissible=self.suite.is_admissible(blocks.action, seen),
                 milestone=bool(step.milestone),
                 opens=opens,
+                counts=counts,
             )
         )
         self.past.append(PastTurn(len(self.turns), seen.text, blocks.action))

@@ -71,6 +71,10 @@ class Prompter:
     limit: int
     trims: bool = False
     windows: WindowRules = WindowRules()
+    recall: int = 0
+    """turns before those of the history of which a whole prompt shows what matters"""
+    marks: bool = False
+    """whether a whole prompt marks commands that the episode has sent before"""
 
     @functools.cached_property
     def encoder(self) -> TextEncoder:
@@ -95,6 +99,12 @@ class Prompter:
         """
         length = self.renderer.history_length
         kept = list(past[-length:]) if length > 0 else []
+        if self.recall:
+            older = past[: len(past) - len(kept)][-self.recall :]
+            kept = [*(dataclasses.replace(turn, brief=True) for turn in older), *kept]
+        if self.marks:
+            tried = frozenset(turn.action for turn in past)
+            observation = dataclasses.replace(observation, tried=tried)
         for dropped in range(len(kept) + 1):
             ids = self._render(observation, kept[dropped:], subgoal)
             if len(ids) <= self.limit:

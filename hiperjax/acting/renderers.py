@@ -12,8 +12,9 @@ says through its suite's `PromptHints`. Another package adds a format by an entr
 
 import dataclasses
 import functools
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from hiperjax.acting.blocks import KEEP_WORD, SWITCH_WORD, render_reply
@@ -32,6 +33,8 @@ class PastTurn:
     """1-based turn number"""
     observation: str
     action: str
+    brief: bool = False
+    """older than the history that is shown in full: only what matters of it is recalled"""
 
 
 @runtime_checkable
@@ -93,15 +96,16 @@ class ChatRenderer:
     def open(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str:
         parts = [f"Overall task: {observation.task}"]
         if past:
-            lines = "\n".join(
-                f"[Observation {p.number}: '{p.observation}', Action {p.number}: '{p.action}']"
-                for p in past
-            )
+            lines = "\n".join(map(self._write_past, past))
             parts.append(f"Steps taken so far: {past[-1].number}. The last {len(past)}:\n{lines}")
         parts.append(f"Current observation: {observation.text}")
         parts.append(f"Current subgoal: {subgoal or NO_SUBGOAL}")
         parts.append(f"Admissible actions: {self._list(observation.admissible)}")
         return "\n\n".join(parts)
+
+    def _write_past(self, turn: PastTurn) -> str:
+        seen = "" if turn.brief else f"Observation {turn.number}: '{turn.observation}', "
+        return f"[{seen}Action {turn.number}: '{turn.action}']"
 
     def extend(self, observation: Observation, opening: Observation, subgoal: str | None) -> str:
         parts = [f"Current observation: {observation.text}"]
@@ -131,6 +135,10 @@ _IDENTIFIER = re.compile(r"\b([a-z]+)(\d+)([a-z]+)\b")
 """Words around a number: shown apart, so that a new identifier is made of familiar tokens."""
 _COMMON = {"at", "two", "some", "them"}
 """Words of a task that are not starred in any world."""
+_NAME = re.compile(r"\b([^\W\d]+) (\d+)\b")
+"""A thing with a number: what a brief turn is searched for."""
+TRIED = "~"
+"""Stands before a command that the episode has sent before."""
 
 
 @functools.lru_cache(maxsize=8192)
@@ -186,11 +194,14 @@ class CompactRenderer:
     def open(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str:
         task = self._shorten(observation.task)
         parts = [task, "goal", subgoal or NO_SUBGOAL]
-        for turn in past:
-            parts += ["then", self._shorten(turn.observation)]
-            parts += ["act", self.render_action(turn.action)]
-        now, can = self._shorten(observation.text), self._list(observation.admissible)
         wanted = self._list_wanted(task)
+        parts += self._recall(past, wanted)
+        for turn in past:
+            if not turn.brief:
+                parts += ["then", self._shorten(turn.observation)]
+                parts += ["act", self.render_action(turn.action)]
+        tried = observation.tried
+        now, can = self._shorten(observation.text), self._list(observation.admissible, tried)
         parts += ["now", _star(now, wanted), "can", _star(can, wanted)]
         return " ".join(part for part in parts if part)
 
@@ -203,23 +214,51 @@ class CompactRenderer:
         parts += ["goal", subgoal or NO_SUBGOAL] * (subgoal is not None)
         return " ".join(part for part in parts if part)
 
+    def _recall(self, past: Sequence[PastTurn], wanted: set[str]) -> list[str]:
+        """Of brief turns, the commands that showed or moved a thing of the task.
+
+        What a command names alone (`open cabinet 3`) it has not shown.
+        """
+        parts = []
+        for before, turn in itertools.pairwise(past):
+            if not turn.brief:
+                break
+            command = self.render_action(before.action)
+            named = _NAME.findall(command)
+            shown = dict.fromkeys(_NAME.findall(self._shorten(turn.observation)))
+            found = [name for name in shown if name[0] in wanted]
+            if len(named) == 1:
+                found = [name for name in found if name not in named]
+            if found:
+                seen = [
+                    f"* {word} {number}" for word, number in found if (word, number) not in named
+                ]
+                parts += ["then", command, *seen]
+        return parts
+
     def _list_wanted(self, task: str) -> set[str]:
         return set(task.split()) - _COMMON - set(self.hints.unstarred)
 
     def _shorten(self, text: str) -> str:
         return _squeeze(text, self.hints.banner)
 
-    def _list(self, admissible: Sequence[str]) -> str:
+    def _list(self, admissible: Sequence[str], tried: Collection[str] = ()) -> str:
+        def mark(command: str, text: str) -> str:
+            return f"{TRIED} {text}" if command in tried else text
+
         shown = list_shown(admissible, (*self.hints.unlisted, *self.hints.minor))
         out: list[str] = []
         for group in self.hints.groups:
             opening, closing = group.opening, group.closing
             members = [a for a in shown if a.startswith(opening) and a.endswith(closing)]
             shown = [a for a in shown if a not in members]
-            inner = (self.render_action(a[len(opening) : len(a) - len(closing)]) for a in members)
+            inner = (
+                mark(a, self.render_action(a[len(opening) : len(a) - len(closing)]))
+                for a in members
+            )
             if members:
                 out.append(opening.strip() + " " + group.separator.join(inner))
-        return " | ".join([*out, *map(self.render_action, shown)])
+        return " | ".join([*out, *(mark(a, self.render_action(a)) for a in shown)])
 
     def render_action(self, action: str) -> str:
         """Set brackets apart as words, take identifiers apart."""

@@ -7,6 +7,7 @@ one live episode. Turn limits are the rollout's affair: an environment says `ter
 
 import abc
 import dataclasses
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -113,6 +114,13 @@ class Suite(abc.ABC):
           episodes: at most so many of the split's tasks are played.
         """
         return None
+
+    def make_mistake(self, observation: Observation, rng: random.Random) -> str:
+        """A plausible command that does not help now, for demonstrations of the way out.
+
+        By default any admissible one; a world that knows what beginners try overrides it.
+        """
+        return rng.choice(observation.admissible or ("",))
 
     @abc.abstractmethod
     def make_env(self) -> TextEnv:

@@ -1,10 +1,12 @@
 """Behavior cloning: cross-entropy on the reply tokens of packed turns."""
 
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -37,9 +39,9 @@ class ImitationBatch(NamedTuple):
     """Packed demonstrations."""
 
     sequences: Sequences
-    reply: Int[Array, "S K R"]
-    reply_at: Int[Array, "S K"]
-    mask: Bool[Array, "S K R"]
+    reply: Int[Any, "S K R"]
+    reply_at: Int[Any, "S K"]
+    mask: Bool[Any, "S K R"]
 
 
 def make_batch(sequences: Sequences, rows: TurnRows) -> ImitationBatch:
@@ -47,6 +49,20 @@ def make_batch(sequences: Sequences, rows: TurnRows) -> ImitationBatch:
     laid = (by_sequence(jnp.asarray(x), sequences)
             for x in (rows.reply, rows.reply_at, rows.reply_mask))  # fmt: skip
     return ImitationBatch(jax.tree.map(jnp.asarray, sequences), *laid)
+
+
+def split_steps(
+    sequences: Sequences, rows: TurnRows, size: int, seed: Sequence[int]
+) -> Iterator[ImitationBatch]:
+    """Packed turns in random order, `size` sequences at a time; fewer are left over."""
+    count = len(sequences.tokens)
+    order = np.random.default_rng(seed).permutation(count)
+    parts = (rows.reply, rows.reply_at, rows.reply_mask)
+    laid = [np.asarray(x).reshape(count, -1, *np.shape(x)[1:]) for x in parts]
+    for first in range(0, count - size + 1, size):
+        chosen = order[first : first + size]
+        picked = Sequences(*(x[chosen] for x in sequences))
+        yield ImitationBatch(picked, *(x[chosen] for x in laid))
 
 
 def make_optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:

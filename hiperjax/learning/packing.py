@@ -192,7 +192,7 @@ def _write_row(rows: TurnRows, turn: Turn, row: int, start: int) -> None:
     count = len(turn.reply_ids)
     rows.reply[row, :count] = turn.reply_ids
     rows.behavior_logprobs[row, :count] = turn.behavior_logprobs
-    rows.reply_mask[row, :count] = True
+    rows.reply_mask[row, :count] = turn.counts
     for name in _SPANS:
         span: Span = getattr(turn.blocks, f"{name}_span")
         getattr(rows, f"{name}_mask")[row, span[0] : span[1]] = True

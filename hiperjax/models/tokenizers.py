@@ -110,15 +110,20 @@ def _check_pieces(special_tags: Sequence[str], phrases: Sequence[str]) -> None:
 
 
 def _count_pieces(
-    texts: Iterable[str], pattern: str, tags: Sequence[str], phrases: Sequence[str]
+    texts: Iterable[str],
+    pattern: str,
+    tags: Sequence[str],
+    phrases: Sequence[str],
+    words: Sequence[str],
 ) -> collections.Counter:
     """How often each word or phrase occurs; tags stand apart even where no blank does.
 
-    The words of a phrase count too, as rarest: they may turn up in another order.
+    The words of a phrase count too, as rarest: they may turn up in another order; so do `words`.
     """
     pieces = regex.compile(pattern)
     apart = regex.compile("|".join(map(regex.escape, tags))) if tags else None
     counts = collections.Counter({word: 0 for phrase in phrases for word in phrase.split()})
+    counts.update(dict.fromkeys(words, 0))
     for text in texts:
         for part in apart.split(text) if apart else [text]:
             counts.update(" ".join(match.split()) for match in pieces.findall(part))
@@ -130,17 +135,19 @@ def train_tokenizer(
     special_tags: Sequence[str],
     phrases: Sequence[str] = (),
     max_vocab: int = 4096,
+    words: Sequence[str] = (),
 ) -> PreTrainedTokenizerFast:
     """A word-level tokenizer of the words in `texts`; the commonest ones, if there are too many.
 
     Words are what stands between blanks. Each of `special_tags` is one token wherever it occurs,
-    blanks around it or not; each of `phrases` is one token where it stands as whole words. Of a
-    text without unknown words, decoding gives back its tokens with one blank between each.
+    blanks around it or not; each of `phrases` is one token where it stands as whole words; each of
+    `words` is one though no text has it. Of a text without unknown words, decoding gives back its
+    tokens with one blank between each.
     """
     _check_pieces(special_tags, phrases)
     tags = list(dict.fromkeys(special_tags))
     pattern = _phrase_pattern(phrases)
-    counts = _count_pieces(texts, pattern, tags, phrases)
+    counts = _count_pieces(texts, pattern, tags, phrases, words)
     specials = [PAD, UNKNOWN, END_OF_TURN]
     room = max_vocab - len(specials) - len(tags)
     if room < 1:

@@ -10,8 +10,8 @@ from jax.sharding import AbstractMesh, Mesh
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.collector import Collector
 from hiperjax.acting.demonstrations import Demonstration, EpisodeLost, demonstrate, list_texts
-from hiperjax.acting.prompts import Prompter, WindowRules
-from hiperjax.acting.renderers import Renderer, list_renderers, make_renderer
+from hiperjax.acting.prompts import Prompter
+from hiperjax.acting.renderers import TRIED
 from hiperjax.acting.rollout import Rollout
 from hiperjax.config import ConfigError, MeshConfig, RunConfig
 from hiperjax.distributed import mesh as meshes
@@ -34,6 +34,7 @@ from hiperjax.streams import tell
 from hiperjax.training.checkpoint import Checkpoints, Which
 from hiperjax.training.components import RunComponents
 from hiperjax.training.prompt_record import check_prompt
+from hiperjax.training.prompting import check_style, make_prompter, make_run_renderer
 from hiperjax.training.run_folder import ARCHITECTURE, CHECKPOINTS, TOKENIZER, load_config
 from hiperjax.training.suites import build_suite
 
@@ -41,43 +42,6 @@ ATTENTION_BLOCK = 64
 """Queries at a time where contexts grow and sequences are long."""
 VOCABULARY_EPISODES = 400
 """Expert episodes whose words make up a trained tokenizer's vocabulary."""
-
-
-def make_run_renderer(config: RunConfig, suite: Suite) -> Renderer:
-    """The renderer of the run's prompt style."""
-    prompt = config.prompt
-    return make_renderer(
-        prompt.style, role=suite.role, history_length=prompt.history_length, hints=suite.hints
-    )
-
-
-def check_style(config: RunConfig) -> None:
-    """Refuse a prompt format that is not there.
-
-    Raises:
-      ConfigError: names those that are.
-    """
-    style, known = config.prompt.style, list_renderers()
-    if style not in known:
-        raise ConfigError(f"prompt.style is {style!r}; expected one of {', '.join(known)}")
-
-
-def make_prompter(config: RunConfig, suite: Suite, tokenizer: Any) -> Prompter:
-    """What writes the run's prompts.
-
-    Raises:
-      ConfigError: contexts are to grow, and the tokenizer's chat template does not let them.
-    """
-    p = config.prompt
-    windows = WindowRules(p.window, p.window_length, p.rewrite_on_keep)
-    renderer = make_run_renderer(config, suite)
-    prompter = Prompter(renderer, tokenizer, p.prompt_length, p.overlong == "trim", windows)
-    if windows.grow:
-        try:
-            prompter.encoder.glue  # noqa: B018 - found once, or refused
-        except ValueError as error:
-            raise ConfigError(f"prompt.window is {p.window}: {error}") from error
-    return prompter
 
 
 def fit_sequences(config: RunConfig, *, prefix: int, ways: int = 1) -> RunConfig:
@@ -106,7 +70,13 @@ def fit_sequences(config: RunConfig, *, prefix: int, ways: int = 1) -> RunConfig
 
 
 def play_expert(
-    config: RunConfig, suite: Suite, episodes: int, *, noise: float, seed: int
+    config: RunConfig,
+    suite: Suite,
+    episodes: int,
+    *,
+    noise: float,
+    mistakes: float = 0.0,
+    seed: int,
 ) -> list[Demonstration]:
     """Expert episodes on the training tasks, from the end of the list backwards, and again.
 
@@ -119,7 +89,9 @@ def play_expert(
     ids = [tasks[len(tasks) - 1 - i % len(tasks)] for i in range(episodes)]
     turns = config.env.max_turns or suite.max_turns
     failures: list[EnvFailure] = []
-    played = demonstrate(suite, ids, max_turns=turns, seed=seed, noise=noise, failures=failures)
+    played = demonstrate(
+        suite, ids, max_turns=turns, seed=seed, noise=noise, mistakes=mistakes, failures=failures
+    )
     demos = list(played)
     if len(failures) > config.env.max_failure_rate * episodes or not demos:
         raise EpisodeLost(
@@ -143,7 +115,8 @@ def build_tokenizer(config: RunConfig, suite: Suite, folder: pathlib.Path | None
     demos = play_expert(config, suite, VOCABULARY_EPISODES, noise=0.2, seed=0)
     grown = config.prompt.window != "turn"
     texts = (text for demo in demos for text in list_texts(renderer, demo, grown=grown))
-    return train_tokenizer(texts, TAGS, phrases=renderer.phrases)
+    words = (*suite.hints.words, *((TRIED,) if config.prompt.mark_tried else ()))
+    return train_tokenizer(texts, TAGS, phrases=renderer.phrases, words=words)
 
 
 def model_shape(

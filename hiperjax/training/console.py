@@ -97,10 +97,18 @@ class Progress:
         """A line that should not be missed."""
         self.say(f"warning: {text}", style="yellow")
 
-    def imitation(self, step: int, steps: int, loss: float, held_loss: float) -> None:
+    def imitation(
+        self, step: int, steps: int, loss: float, held_loss: float, said: str = ""
+    ) -> None:
         """One measurement of imitation."""
         self.phase("imitation", step, steps)
-        self.say(f"imitation {step:5d}/{steps}   loss {loss:.3f}   held-out {held_loss:.3f}")
+        more = f"   {said}" if said else ""
+        self.say(f"imitation {step:5d}/{steps}   loss {loss:.3f}   held-out {held_loss:.3f}{more}")
+
+    def imitation_pace(self, step: int, steps: int, loss: float, slots: float) -> None:
+        """How fast imitation goes, in token slots per second."""
+        self.phase("imitation", step, steps)
+        self.say(f"imitation {step:5d}/{steps}   loss {loss:.3f}   {slots:,.0f} token slots/s")
 
     def lost(self, failures: Sequence[EnvFailure]) -> None:
         """Episodes the environment lost: each with its cause, the first one's in full."""

@@ -60,6 +60,21 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     return out
 
 
+LOOP_TURNS, LOOP_COMMANDS = 20, 6
+"""An episode ends in a loop where its last so many turns hold at most so many commands."""
+
+
+def ends_in_loop(trajectory: Trajectory) -> bool:
+    """Whether an episode that was not solved repeated itself to the end."""
+    last = [turn.blocks.action for turn in trajectory.turns[-LOOP_TURNS:]]
+    return not trajectory.success and len(last) == LOOP_TURNS and len(set(last)) <= LOOP_COMMANDS
+
+
+def loop_share(trajectories: Sequence[Trajectory]) -> float:
+    """Share of episodes that end in a loop."""
+    return _share([ends_in_loop(trajectory) for trajectory in trajectories])
+
+
 def warn_of_collapse(switch_share: float, mean_length: float) -> str | None:
     """A plain sentence when the hierarchy has collapsed to one of its two degenerate modes."""
     if mean_length < 2:

@@ -35,10 +35,12 @@ class Imitation:
     """measurements since then"""
     held_loss: float = math.inf
     """held out; as measured last"""
+    portion: int = 0
+    """of the expert's stream: the next one"""
 
     def save(self, kept: Checkpoints) -> None:
         """Save it; the state in the checkpoint is what the next step would start from."""
-        meta = {"best_loss": self.best_loss, "bad": self.bad}
+        meta = {"best_loss": self.best_loss, "bad": self.bad, "portion": self.portion}
         kept.save(self.done, {"state": self.state, "best": self.best}, meta=meta, best=False)
 
 
@@ -83,6 +85,7 @@ def restore(
         done=done,
         best_loss=math.inf if best_loss is None else float(best_loss),
         bad=int(meta.get("bad") or 0),
+        portion=int(meta.get("portion") or 0),
     )
 
 

@@ -1,5 +1,6 @@
 """The policy that reinforcement learning starts from: imitation, or another run's start."""
 
+import contextlib
 from typing import NamedTuple
 
 import numpy as np
@@ -28,26 +29,33 @@ from hiperjax.training.interrupt import agree_to_stop, given_up_together
 from hiperjax.training.run import Run
 from hiperjax.training.run_folder import IMITATION
 from hiperjax.training.stopped import TrainingStopped
+from hiperjax.training.streamed_imitation import (
+    count_steps,
+    follow_expert,
+    follow_labels,
+    open_stream,
+)
 
 
 def warm_start(run: Run) -> None:
     """The policy to start from: another run's, or one that imitates the scripted expert.
 
-    The policy's optimizer, the critic and the reference start fresh.
+    Without `imitation.steps`, rounds on the policy's own episodes go on from the other run's. The
+    policy's optimizer, the critic and the reference start fresh.
 
     Raises:
       StopAsked: imitation under way is saved; the next call goes on with it.
     """
-    config = run.components.config
+    config, c, policy = run.components.config, run.components.config.imitation, run.state.policy
     if config.init is not None:
         source, state = restore_run(config.init, "start", config.mesh, accept_changed_prompt=True)
         policy = run.components.adopt(state.policy, source.model)
-    elif config.imitation.steps > 0:
+    imitates = c.steps > 0 if config.init is None else c.steps == 0 and c.rounds > 0
+    if imitates:
         kept = Checkpoints(run.folder / IMITATION)
-        policy = imitate_expert(run.components, run.state.policy, run.progress, kept)
-    else:
-        return
-    run.state = run.components.fresh_state(policy)
+        policy = imitate_expert(run.components, policy, run.progress, kept)
+    if imitates or config.init is not None:
+        run.state = run.components.fresh_state(policy)
 
 
 def imitate_expert(
@@ -69,11 +77,48 @@ def imitate_expert(
       TrainingStopped: its loss is not finite.
     """
     c = components.config.imitation
-    batches = _play(components, progress)
-    optimizer = make_optimizer(c.learning_rate, c.steps)
+    optimizer = make_optimizer(c.learning_rate, count_steps(components))
     now = _restore(components, optimizer, progress, kept)
     now = now or imitation_state.begin(components, optimizer, policy)
-    saved = SavedNow()
+    if c.episodes == 0:
+        _imitate_stream(components, optimizer, now, progress, kept)
+    else:
+        _imitate_again(components, optimizer, now, progress, kept)
+    frozen = split_trained(now.state.policy, components.model)[1]
+    return components.adopt(combine(now.best, frozen), components.model)
+
+
+def _imitate_stream(
+    components: RunComponents,
+    optimizer: optax.GradientTransformation,
+    now: Imitation,
+    progress: Progress,
+    kept: Checkpoints | None,
+) -> None:
+    """Each of the expert's episodes once, then the policy's own with its labels."""
+    c, saved, total = components.config.imitation, SavedNow(), count_steps(components)
+    progress.phase("imitation", now.done, total)
+    progress.say(f"imitation: {total} steps on a stream of expert episodes")
+    work = open_stream(components, optimizer, now, progress)
+    try:
+        while now.done < total and now.held_loss > c.stop_loss:
+            with contextlib.suppress(StopAsked):  # asked before its steps: nothing has changed
+                (follow_expert if now.done < c.steps else follow_labels)(work)
+            _save_when_asked(now, kept, saved)
+    finally:
+        work.stream.close()
+
+
+def _imitate_again(
+    components: RunComponents,
+    optimizer: optax.GradientTransformation,
+    now: Imitation,
+    progress: Progress,
+    kept: Checkpoints | None,
+) -> None:
+    """The same episodes over and over, some of them held out."""
+    c, saved = components.config.imitation, SavedNow()
+    batches = _play(components, progress)
     rng = np.random.default_rng((components.config.seed, 2))
     for first in range(0, c.steps, c.check_every):
         steps = min(c.check_every, c.steps - first)
@@ -89,8 +134,6 @@ def imitate_expert(
             )
             break
         _save_when_asked(now, kept, saved)
-    frozen = split_trained(now.state.policy, components.model)[1]
-    return components.adopt(combine(now.best, frozen), components.model)
 
 
 class Batches(NamedTuple):
@@ -171,7 +214,14 @@ def _play(components: RunComponents, progress: Progress) -> Batches:
     with given_up_together(
         "giving up the expert episodes under way, which a resumed run plays again"
     ):
-        demos = play_expert(config, components.suite, c.episodes, noise=c.noise, seed=config.seed)
+        demos = play_expert(
+            config,
+            components.suite,
+            c.episodes,
+            noise=c.noise,
+            mistakes=c.mistakes,
+            seed=config.seed,
+        )
         trajectories = transcribe(components.prompter, demos)
     if len(trajectories) < c.episodes:
         lost = c.episodes - len(trajectories)

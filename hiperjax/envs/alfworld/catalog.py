@@ -45,6 +45,14 @@ def load_things() -> Mapping[str, Thing]:
     return things
 
 
+def list_names() -> tuple[str, ...]:
+    """Display names of all classes: things, the places they may lie in, lamps."""
+    things = load_things().values()
+    places = (place for thing in things for place in thing.places)
+    names = (*(thing.name for thing in things), *places, *OPENABLE, *LAMPS)
+    return tuple(sorted({name.lower() for name in names}))
+
+
 @functools.cache
 def load_priors() -> Mapping[str, Mapping[str, int]]:
     """The same places in display names: object class -> receptacle class -> percent."""

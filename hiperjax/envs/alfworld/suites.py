@@ -1,11 +1,14 @@
 """The two suites: `household` (generated games) and `alfworld` (official games from a folder)."""
 
 import dataclasses
+import functools
 import hashlib
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from hiperjax.envs.alfworld.catalog import list_names
 from hiperjax.envs.alfworld.engine import (
     act,
     describe_start,
@@ -17,13 +20,21 @@ from hiperjax.envs.alfworld.expert import ScriptedExpert, Search
 from hiperjax.envs.alfworld.game import Game, speak
 from hiperjax.envs.alfworld.games import load_library, read_task_type
 from hiperjax.envs.alfworld.generator import SPLITS, generate_game
+from hiperjax.envs.alfworld.mistakes import make_mistake
 from hiperjax.envs.alfworld.oracle import RealEnv
 from hiperjax.envs.alfworld.problem import TASK_TYPES
 from hiperjax.envs.alfworld.scenes import Dials
+from hiperjax.envs.alfworld.training_tasks import (
+    MixedTasks,
+    read_room,
+    renumber,
+    split_number,
+)
 from hiperjax.envs.base import Expert, Step, Suite, TextEnv
 from hiperjax.types import CommandGroup, Observation, PromptHints
 
 ENGINES = ("native", "real")
+TRAIN, VALID_ROOMS = "train", "valid_rooms"
 ROLE = "You are an expert in a household: you walk through it and handle things to do a task."
 HINTS = PromptHints(
     unlisted=("help",),
@@ -32,6 +43,10 @@ HINTS = PromptHints(
     banner=r"-=.*?=-|Your task is to:.*|Looking quickly around you, you see .*",
     unstarred=("put",),
 )
+
+
+OFFICIAL_HINTS = dataclasses.replace(HINTS, words=(*list_names(), *map(str, range(1, 31))))
+"""Official rooms hold what no few hundred episodes show all of."""
 
 
 class GameSource(Suite):
@@ -47,6 +62,9 @@ class GameSource(Suite):
 
     def make_env(self) -> TextEnv:
         return AlfworldEnv(self)
+
+    def make_mistake(self, observation: Observation, rng: random.Random) -> str:
+        return make_mistake(observation, rng)
 
 
 class AlfworldEnv(TextEnv):
@@ -140,6 +158,12 @@ class AlfworldOptions:
     """the expert's order of search"""
     engine: Literal["native", "real"] = "native"
     """ours, or the original (extra alfworld)"""
+    rooms: tuple[int, ...] = ()
+    """rooms of `train` that are kept out of it, as the split `valid_rooms`"""
+    renumber: bool = False
+    """deal the numbers of things and places anew each time a game of `train` comes again"""
+    generated: float = 0.0
+    """share of generated games, of size full, among those of `train`"""
 
 
 class HouseholdSuite(GameSource):
@@ -206,6 +230,7 @@ class AlfworldSuite(GameSource):
     """
 
     name = "alfworld"
+    hints = OFFICIAL_HINTS
     max_turns = 50
     min_prompt_tokens = 128
     aliases: ClassVar = {"seen": "valid_seen", "unseen": "valid_unseen"}
@@ -224,24 +249,56 @@ class AlfworldSuite(GameSource):
         self._task_types = frozenset(_check_task_types(options.task_types))
         self._search = options.search
         self.dialect = options.dialect or self._library.find_dialect()
-        self.splits = self._library.splits
+        self._rooms = frozenset(options.rooms)
+        held = self._rooms and TRAIN in self._library.splits and self._list_official(VALID_ROOMS)
+        self.splits = (*self._library.splits, *((VALID_ROOMS,) if held else ()))
+        self._renumber, self._share = options.renumber, options.generated
+        self._household = HouseholdSuite(size="full", task_types=options.task_types)
+        if not 0.0 <= self._share < 1.0:
+            raise ValueError(f"generated is {self._share}; expected a share from 0 to below 1")
+        if (self._renumber or self._share > 0) and self._engine == "real":
+            raise ValueError("engine is real, which plays files as they are; expected native with "
+                             "renumber or generated")  # fmt: skip
 
     def describe(self) -> str:
         return f"{self.name} ({self.dialect} dialect)"
 
     def tasks(self, split: str) -> Sequence[str]:
-        known = split in self.splits
-        paths = self._library.list_split(split if known else self.aliases.get(split, split))
+        official = self._list_official(split)
+        if split != TRAIN or not (self._renumber or self._share):
+            return official
+        generated = self._household.tasks(TRAIN)
+        return MixedTasks(official, generated, self._share, renumbered=self._renumber)
+
+    @functools.cache  # noqa: B019 - a suite lives as long as the program
+    def _list_official(self, split: str) -> tuple[str, ...]:
+        folder = TRAIN if split == VALID_ROOMS and self._rooms else split
+        if folder not in self._library.splits:
+            folder = self.aliases.get(split, split)
+        paths = self._library.list_split(folder)
+        if folder == TRAIN and self._rooms:
+            held = split == VALID_ROOMS
+            paths = tuple(path for path in paths if (read_room(path) in self._rooms) == held)
         # In an order without meaning, always the same: by path they are sorted by task type, and
         # the first or last few hundred would be of one type.
         paths = sorted(paths, key=lambda path: hashlib.sha256(path.encode()).digest())
         return tuple(path for path in paths if read_task_type(path) in self._task_types)
 
     def task_type(self, task_id: str) -> str:
+        if self._is_generated(task_id):
+            return self._household.task_type(task_id)
         return read_task_type(task_id)
 
+    def _is_generated(self, task_id: str) -> bool:
+        return self._share > 0 and task_id.startswith(f"{self._household.name}/")
+
     def open_game(self, task_id: str) -> Game:
-        game = self._library.open(task_id)
+        if self._is_generated(task_id):
+            game = self._household.open_game(task_id)
+        else:
+            path, number = split_number(task_id)
+            game = self._library.open(path)
+            game = game if number is None else renumber(game, number)
         return game if game.old_dialect == (self.dialect == "put") else speak(game, self.dialect)
 
     def make_env(self) -> TextEnv:
