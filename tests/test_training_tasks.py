@@ -13,6 +13,7 @@ from hiperjax.envs.alfworld.game import build_game
 from hiperjax.envs.alfworld.generator import generate_game
 from hiperjax.envs.alfworld.mistakes import make_mistake
 from hiperjax.envs.alfworld.scenes import Dials
+from hiperjax.envs.alfworld.suites import AlfworldSuite
 from hiperjax.envs.alfworld.training_tasks import MixedTasks, read_room, renumber
 from hiperjax.envs.options import SuiteError
 from hiperjax.envs.registry import make_suite
@@ -61,7 +62,7 @@ def test_rooms_are_kept_out_of_training_as_a_split(folder):
 
 
 def test_renumbered_games_differ_in_numbers_alone_and_are_won_in_as_many_turns(folder):
-    suite = make_suite("alfworld", games=folder, renumber=True)
+    suite = AlfworldSuite(games=folder, renumber=True)
     tasks = suite.tasks("train")
     first, again = tasks[0], tasks[3 * 7]
     assert again == f"{first}#7"
@@ -88,7 +89,8 @@ def test_a_renumbered_walkthrough_still_wins():
 def test_a_mixed_list_holds_its_share_and_every_game_equally_often():
     official, generated = [f"train/{i}" for i in range(7)], [f"made/{i}" for i in range(1000)]
     tasks = MixedTasks(official, generated, 0.3, renumbered=True)
-    head = tasks[:700]
+    head: list[str] = [tasks[i] for i in range(700)]
+    assert tasks[:700] == head
     assert sum(task.startswith("made") for task in head) == 210
     counts = collections.Counter(task.split("#")[0] for task in head if task.startswith("train"))
     assert set(counts.values()) == {70}, "70 renumberings of each"
