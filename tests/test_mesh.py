@@ -32,7 +32,6 @@ MODEL = TransformerConfig(
 """The model of mesh_program.py."""
 PROGRAM = pathlib.Path(__file__).parent / "helpers" / "mesh_program.py"
 ONE = (1, 1, 1)
-FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 TOLERANCE = 3e-5
 """Adam steps of 1e-2 were taken: a wrong gradient moves parameters a hundred times more."""
 
@@ -42,7 +41,6 @@ def _start(out, sizes, devices, *extra):
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_NUMPY_RANK_PROMOTION": "allow",
-        "XLA_FLAGS": FAST_COMPILE,
     }
     numbers = [str(size) for shape in sizes for size in shape]
     command = [sys.executable, str(PROGRAM), str(out), *numbers, *map(str, extra)]

@@ -26,7 +26,6 @@ from hiperjax.training.build import check_placement, make_placement, restore_run
 from hiperjax.training.metrics import METRICS, read_lines
 from hiperjax.training.run_folder import load_config
 
-FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 SETTINGS = {
     "iterations": 2,
     "env.max-turns": 5,
@@ -59,7 +58,6 @@ def start(out, devices, *extra):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "XLA_FLAGS": FAST_COMPILE,
     }
     command = [sys.executable, "-m", "hiperjax.cli", "train", "household-tiny", "--out", str(out)]
     flags = [word for name, value in SETTINGS.items() for word in (f"--{name}", str(value))]
