@@ -39,7 +39,8 @@ RANK_STRICT = DTYPE_STRICT | tests_of("hiperjax/models")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the gpu marker's tests: JAX_PLATFORMS=cuda pytest
 os.environ["JAX_ENABLE_X64"] = "0"
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # the suite's time is compilation
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # halves it; later ones know no such flag
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    # Halves the time again; later versions know no such flag, and die of it.
     EMITTERS = "--xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EMITTERS}"
 
