@@ -11,7 +11,7 @@ import pytest
 from hiperjax.envs.alfworld.export import format_problem
 from hiperjax.envs.alfworld.problem import HELP, Goal, Problem
 
-SHARED = pathlib.Path(__file__).resolve().parents[1].parent / "shared" / "data" / "alfworld"
+SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data" / "alfworld"
 ARCHIVE = SHARED / "alfworld_games.tar.xz"
 TRANSCRIPTS = SHARED / "textworld_transcripts.jsonl.gz"
 
