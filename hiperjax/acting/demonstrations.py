@@ -189,8 +189,9 @@ def relabel(prompter: Prompter, suite: Suite, played: Sequence[Trajectory]) -> l
     """A policy's episodes with each reply replaced by what the expert would have said there.
 
     Each turn is a window of its own: what was replied stands in no context. The expert's subgoal is
-    held against the one in force: where it is the same, the label is KEEP. An episode that the
-    environment does not play again is left out.
+    held against the one in force: where it is the same, the label is KEEP. A turn whose prompt the
+    episode had before is left out: one that ends in a loop would teach that loop's way out fifty
+    times, and little else. An episode that the environment does not play again is left out too.
     """
     pieces = build_pieces(prompter.tokenizer)
     workers = InlineWorkers(suite)
@@ -211,7 +212,7 @@ def _relabel_one(
     (seen,) = workers.reset([0], [played.task_id])
     if isinstance(seen, EnvFailure):
         return None
-    expert, turns, subgoal = suite.make_expert(seed=0), [], ""
+    expert, turns, subgoal, known = suite.make_expert(seed=0), [], "", set()
     expert.reset(seen)
     for turn in played.turns:
         decision = expert.decide(seen)
@@ -222,9 +223,11 @@ def _relabel_one(
         ids, blocks = _encode_reply(
             prompter, pieces, told, subgoal=subgoal, first=not turns, where=where
         )
-        unsampled = np.zeros(len(ids), np.float32)
-        label = dict(reply_ids=ids, behavior_logprobs=unsampled, blocks=blocks)
-        turns.append(dataclasses.replace(turn, **label))
+        if (prompt := turn.prompt_ids.tobytes()) not in known:
+            known.add(prompt)
+            unsampled = np.zeros(len(ids), np.float32)
+            label = dict(reply_ids=ids, behavior_logprobs=unsampled, blocks=blocks)
+            turns.append(dataclasses.replace(turn, **label))
         subgoal = turn.blocks.subgoal
         (step,) = workers.step([0], [turn.blocks.action])
         if isinstance(step, EnvFailure):

@@ -45,7 +45,9 @@ HINTS = PromptHints(
 )
 
 
-OFFICIAL_HINTS = dataclasses.replace(HINTS, words=(*list_names(), *map(str, range(1, 31))))
+OFFICIAL_HINTS = dataclasses.replace(
+    HINTS, words=(*list_names(), *map(str, range(1, 31)), *HINTS.phrases)
+)
 """Official rooms hold what no few hundred episodes show all of."""
 
 
