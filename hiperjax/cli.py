@@ -139,7 +139,7 @@ def games(args: Sequence[str]) -> Action:
 
 
 def convert(args: Sequence[str]) -> Action:
-    """Convert checkpoints: hf-to-orbax, orbax-to-hf, gguf-to-hf, run-to-hf, run-to-peft."""
+    """Convert checkpoints: hf-to-orbax, orbax-to-hf, gguf-to-hf, run-to-hf, -peft, -agent."""
     from hiperjax.commands.convert import convert as run
 
     return bind(run, args=args, prog="hiperjax convert")

@@ -22,6 +22,9 @@ Action = Callable[[], int | None]
 
 Positional = tyro.conf.Positional
 Folder = Annotated[pathlib.Path, Positional]
+Games = Annotated[pathlib.Path | None, tyro.conf.arg(name="env.games", aliases=["--games"])]
+Data = Annotated[pathlib.Path | None, tyro.conf.arg(name="env.data", aliases=["--data"])]
+"""Folders of official files, by the names that `train` has for them or short."""
 
 
 class UsageError(ValueError):

@@ -10,7 +10,7 @@ from hiperjax.config import RunConfig
 from hiperjax.presets import DEFAULT, PRESETS
 from hiperjax.training.build import restore_run
 from hiperjax.training.run import open_run
-from hiperjax.training.run_folder import TOKENIZER, load_config
+from hiperjax.training.run_folder import find_run, find_tokenizer, load_config
 from hiperjax.training.trainer import iterate
 from hiperjax.training.utilization import render
 from hiperjax.training.warm_start import warm_start
@@ -36,8 +36,8 @@ def bench(
     if target in PRESETS:
         config = PRESETS[target][1]
     else:
-        folder = pathlib.Path(target)
-        config = _with_tokenizer(load_config(folder), folder / TOKENIZER)
+        folder = find_run(target)
+        config = _with_tokenizer(load_config(folder), find_tokenizer(folder))
         trained = restore_run(folder, "last", accept_changed_prompt=accept_changed_prompt)[1]
     with tempfile.TemporaryDirectory() as temporary:
         run = open_run(_without_evaluation(config, pathlib.Path(temporary) / "bench"), None)

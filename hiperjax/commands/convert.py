@@ -3,13 +3,15 @@
 import dataclasses
 import math
 import pathlib
+import shutil
 from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 
 from hiperjax.commands.arguments import Folder, Positional
-from hiperjax.files import new_folder
+from hiperjax.config import MeshConfig, ModelConfig, RunConfig
+from hiperjax.files import new_folder, write_json
 from hiperjax.models.errors import ModelError
 from hiperjax.models.lora import base_config, merge_adapters, partition
 from hiperjax.models.peft import save_adapters
@@ -17,9 +19,12 @@ from hiperjax.models.transformer import Params, TransformerConfig, cast_params
 from hiperjax.models.weights import load_params, save_heads, save_params
 from hiperjax.training.build import restore_run
 from hiperjax.training.checkpoint import Which
-from hiperjax.training.run_folder import TOKENIZER
+from hiperjax.training.prompt_record import PROMPT
+from hiperjax.training.run_folder import AGENT, find_run, find_tokenizer
 
-Direction = Literal["hf-to-orbax", "orbax-to-hf", "gguf-to-hf", "run-to-hf", "run-to-peft"]
+Direction = Literal[
+    "hf-to-orbax", "orbax-to-hf", "gguf-to-hf", "run-to-hf", "run-to-peft", "run-to-agent"
+]
 
 
 def convert(
@@ -33,14 +38,15 @@ def convert(
     """Convert a checkpoint; what is exported loads in transformers (or PEFT).
 
     Args:
-      direction: Formats from and to; run-to-hf merges a run's adapters, run-to-peft exports them.
+      direction: Formats from and to; run-to-hf merges a run's adapters, run-to-peft exports them;
+        run-to-agent adds what `--run` takes: settings and prompt, weights in bfloat16.
       source: Folder, or GGUF file, to read.
       target: Folder to write; must be new or empty.
       which: Which of a run's states.
     """
     if direction.startswith("run-to-"):
-        export = export_run if direction == "run-to-hf" else export_adapters
-        export(source, target, which=which)
+        exports = {"run-to-hf": export_run, "run-to-peft": export_adapters}
+        exports.get(direction, export_agent)(find_run(source), target, which=which)
         print(f"{source}, {which} state -> {target}")
         return 0
     if direction == "gguf-to-hf":
@@ -66,14 +72,35 @@ def export_run(run: pathlib.Path, target: pathlib.Path, *, which: Which = "best"
         _write_policy(run, partial, which)
 
 
-def _write_policy(run: pathlib.Path, target: pathlib.Path, which: Which) -> None:
+def export_agent(run: pathlib.Path, target: pathlib.Path, *, which: Which = "best") -> None:
+    """Write a run's policy as `--run` takes it: a Hugging Face folder in bfloat16, with the run's
+    settings (no folder of its machine among them) and the record of its prompt.
+
+    Raises:
+      FileExistsError: the target holds something.
+    """
+    with new_folder(target) as partial:
+        config = _write_policy(run, partial, which, dtype="bfloat16")
+        env = dataclasses.replace(config.env, games=None, data=None)
+        bare = dataclasses.replace(
+            config, env=env, init=None, out=None, model=ModelConfig(), mesh=MeshConfig()
+        )
+        write_json(partial / AGENT, dataclasses.asdict(bare))
+        shutil.copy(run / PROMPT, partial / PROMPT)
+
+
+def _write_policy(
+    run: pathlib.Path, target: pathlib.Path, which: Which, dtype: str | None = None
+) -> RunConfig:
     components, state = restore_run(run, which, accept_changed_prompt=True)
     wide = cast_params(state.policy, "float32")
     merged = merge_adapters(wide, components.model)
     params, published = spell_out(merged, base_config(components.model))
-    save_params(params, published, target, dtype=components.model.dtype, tokenizer=run / TOKENIZER)
+    dtype, tokenizer = dtype or components.model.dtype, find_tokenizer(run)
+    save_params(params, published, target, dtype=dtype, tokenizer=tokenizer)
     if components.config.critic.kind == "shared":
         save_heads(state.critic.heads, target)
+    return components.config
 
 
 def export_adapters(run: pathlib.Path, target: pathlib.Path, *, which: Which = "best") -> None:

@@ -3,17 +3,19 @@
 import pathlib
 from typing import Annotated, Literal
 
-from hiperjax.commands.arguments import Positional
+from hiperjax.commands.arguments import Data, Games, Positional
 from hiperjax.envs.base import Suite
 from hiperjax.envs.registry import SuiteError, make_suite, parse_options
 from hiperjax.files import write_json
 from hiperjax.random_keys import Stream, derive_key
 from hiperjax.training.build import restore_run
 from hiperjax.training.checkpoint import Which
-from hiperjax.training.diagnostics import describe
+from hiperjax.training.diagnostics import describe, loop_share
 from hiperjax.training.evaluation import evaluate
 from hiperjax.training.suites import check_split
 from hiperjax.training.trainer import BASELINE_EPISODES
+
+HEALTH = ("episode_length", "switch_share", "segment_length", "malformed_share")
 
 
 def evaluate_run(
@@ -27,8 +29,8 @@ def evaluate_run(
     max_tasks: int | None = None,
     out: pathlib.Path | None = None,
     policy: Literal["run", "script"] = "run",
-    data: pathlib.Path | None = None,
-    games: pathlib.Path | None = None,
+    data: Data = None,
+    games: Games = None,
     options: tuple[str, ...] = (),
     accept_changed_prompt: bool = False,
 ) -> int:
@@ -37,7 +39,8 @@ def evaluate_run(
     Exit code 1 where the environment lost more episodes than the run's env.max_failure_rate.
 
     Args:
-      target: a run folder; or the name of a suite, with --policy script.
+      target: a run folder, or a shipped agent (agent:NAME); or the name of a suite, with --policy
+        script.
       split: split of the run's suite; default: the one that chose its best checkpoint.
       which: the run's best state, its last, or the one training started from.
       temperature: Sampling temperature; default: as in the run's own evaluations (0 is greedy).
@@ -45,8 +48,8 @@ def evaluate_run(
       max_tasks: only the first so many tasks of the split.
       out: also write the result there, as JSON.
       policy: the run's, or the suite's scripted baselines.
-      data: with --policy script: folder of official files (suite webshop).
-      games: with --policy script: folder of official games (suite alfworld).
+      data: folder of official files (suite webshop); default: the run's own.
+      games: folder of official games (suite alfworld); default: the run's own.
       options: with --policy script: other options of the suite, each KEY=VALUE.
       accept_changed_prompt: evaluate although the prompt is not the one the run was trained on.
     """
@@ -57,7 +60,7 @@ def evaluate_run(
                           split, max_tasks or BASELINE_EPISODES)  # fmt: skip
         return 0
     components, state = restore_run(
-        pathlib.Path(target), which, accept_changed_prompt=accept_changed_prompt
+        target, which, accept_changed_prompt=accept_changed_prompt, games=games, data=data
     )
     c = components.config.eval
     split = split or c.splits[0]
@@ -79,7 +82,9 @@ def evaluate_run(
     )
     print(result.table())
     health = describe(result.trajectories) if result.trajectories else {}
-    shown = ("episode_length", "switch_share", "segment_length", "malformed_share")
+    if health:
+        health["loop_share"] = loop_share(result.trajectories)
+    shown = (*HEALTH, "inadmissible_share", "loop_share")
     print("  ".join(f"{name} {health[name]:.3f}" for name in shown if name in health))
     for failure in result.failures:
         print(f"episode of task {failure.task_id} lost: {failure.cause}")

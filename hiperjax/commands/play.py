@@ -5,7 +5,7 @@ import time
 from typing import Annotated, Any
 
 from hiperjax.acting.collector import RolloutResult
-from hiperjax.commands.arguments import Positional
+from hiperjax.commands.arguments import Data, Games, Positional, UsageError
 from hiperjax.commands.terminal import Recorded, Recording, play
 from hiperjax.envs.base import Suite
 from hiperjax.envs.registry import make_suite, parse_options
@@ -15,15 +15,15 @@ from hiperjax.training.samples import render_trajectory
 
 
 def play_suite(
-    suite: Annotated[str, Positional] = "household",
+    suite: Annotated[str | None, Positional] = None,
     /,
     *,
     run: pathlib.Path | None = None,
     expert: bool = False,
     recording: pathlib.Path | None = None,
     save: pathlib.Path | None = None,
-    games: pathlib.Path | None = None,
-    data: pathlib.Path | None = None,
+    games: Games = None,
+    data: Data = None,
     options: tuple[str, ...] = (),
     split: str | None = None,
     number: int = 0,
@@ -35,8 +35,9 @@ def play_suite(
     """Play a game yourself; or watch a trained policy, the expert, or a recording.
 
     Args:
-      suite: household, alfworld, webshop, ladder/RUNG; not needed with --run.
-      run: watch the policy of this run: its switch, subgoal and action, turn by turn.
+      suite: household (default), alfworld, webshop, ladder/RUNG; not needed with --run.
+      run: watch the policy of this run, or of a shipped agent (agent:NAME): its switch, subgoal and
+        action, turn by turn.
       expert: watch the scripted expert.
       recording: watch an episode saved by --save.
       save: save the episode.
@@ -51,7 +52,14 @@ def play_suite(
       accept_changed_prompt: Watch a policy that was trained on another prompt than today's.
     """
     if run is not None:
-        components, state = restore_run(run, "best", accept_changed_prompt=accept_changed_prompt)
+        components, state = restore_run(
+            run, "best", accept_changed_prompt=accept_changed_prompt, games=games, data=data
+        )
+        known = components.config.env.suite
+        if suite not in (None, known):
+            raise UsageError(
+                f"{run} was trained on the suite {known}; asked to play {suite}: expected no other"
+            )
         task_id = pick_task(components.suite, split or components.config.eval.splits[0], number)
         result = components.rollout.collect(
             state.policy,
@@ -63,7 +71,8 @@ def play_suite(
         return
     folders = {"games": games, "data": data}
     given = {name: folder for name, folder in folders.items() if folder is not None}
-    world = make_suite(suite, **given, **parse_options(suite, options))
+    name = suite or "household"
+    world = make_suite(name, **given, **parse_options(name, options))
     task_id = pick_task(world, split, number)
     player = world.make_expert(seed=0) if expert else None
     if recording is not None:

@@ -35,7 +35,15 @@ from hiperjax.training.checkpoint import Checkpoints, Which
 from hiperjax.training.components import RunComponents
 from hiperjax.training.prompt_record import check_prompt
 from hiperjax.training.prompting import check_style, make_prompter, make_run_renderer
-from hiperjax.training.run_folder import ARCHITECTURE, CHECKPOINTS, TOKENIZER, load_config
+from hiperjax.training.run_folder import (
+    AGENT,
+    ARCHITECTURE,
+    CHECKPOINTS,
+    TOKENIZER,
+    find_run,
+    find_tokenizer,
+    load_config,
+)
 from hiperjax.training.suites import build_suite
 
 ATTENTION_BLOCK = 64
@@ -107,7 +115,7 @@ def build_tokenizer(config: RunConfig, suite: Suite, folder: pathlib.Path | None
     if folder is not None and (folder / TOKENIZER).is_dir():
         return load_tokenizer(folder / TOKENIZER)
     if config.init is not None:
-        return load_tokenizer(config.init / TOKENIZER)
+        return load_tokenizer(find_tokenizer(find_run(config.init)))
     brought = config.model.folder or config.model.tokenizer
     if brought is not None:
         return load_tokenizer(brought)
@@ -336,26 +344,33 @@ def make_learner(config: RunConfig, model: TransformerConfig) -> Learner:
 
 
 def restore_run(
-    folder: pathlib.Path,
+    run: pathlib.Path | str,
     which: Which = "best",
     mesh: MeshConfig | None = None,
     *,
     accept_changed_prompt: bool = False,
+    games: pathlib.Path | None = None,
+    data: pathlib.Path | None = None,
 ) -> tuple[RunComponents, TrainState]:
     """The agent of a run folder and one of its saved states, whatever mesh it was trained on.
 
     Args:
-      folder: The run's folder.
+      run: the run's folder, or a shipped agent as `agent:NAME`, which has one state.
       which: state.
       mesh: default: the run's own where it divides the devices at hand, else one device.
       accept_changed_prompt: the prompt may be another than the run was trained on.
+      games, data: folders of official files to play, if not the run's own.
 
     Raises:
       FileNotFoundError: not a run folder.
       ConfigError: the prompt is another one.
       CheckpointError: no such checkpoint, or one that cannot be read.
     """
+    folder = find_run(run)
     config = load_config(folder)
+    found = {"games": games, "data": data}
+    given = {name: path for name, path in found.items() if path is not None}
+    config = dataclasses.replace(config, env=dataclasses.replace(config.env, **given))
     if mesh is None:
         m, devices = config.mesh, jax.device_count()
         divides = min(m.fsdp, m.tensor) > 0 and devices % (m.fsdp * m.tensor) == 0
@@ -364,6 +379,8 @@ def restore_run(
     components = build_components(
         dataclasses.replace(config, mesh=mesh), folder, accept_changed_prompt=accept_changed_prompt
     )
+    if (folder / AGENT).is_file():
+        return components, components.fresh_state(components.init_policy())
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     state = checkpoints.restore(components.describe_state(), which)[1]
     for notice in checkpoints.notices:

@@ -13,6 +13,7 @@ from hiperjax.envs.base import Suite
 from hiperjax.envs.workers import EnvFailure
 from hiperjax.intervals import bound_mean, wilson_interval
 from hiperjax.models.transformer import Params
+from hiperjax.training.diagnostics import loop_share
 from hiperjax.types import Trajectory
 
 
@@ -61,6 +62,7 @@ class Evaluation:
         if self.trajectories:
             names = {"success": self.overall} | self.by_type
             found = {name: tally.rate for name, tally in names.items()}
+            found["loops"] = loop_share(self.trajectories)
             if self.scores:
                 found["score"] = sum(self.scores.values()) / len(self.scores)
         if self.failures:

@@ -27,6 +27,7 @@ from hiperjax.training.run_folder import (
     CHECKPOINTS,
     CONFIG,
     IMITATION,
+    find_run,
     load_config,
     resolve_paths,
     save_config,
@@ -126,7 +127,7 @@ def open_run(
         planned = config.iterations
         if iterations is not None:
             config = dataclasses.replace(config, iterations=iterations)
-    config = resolve_paths(validate(config))
+    config = resolve_paths(validate(take_shape(config)))
     join_processes(config.mesh)
     folder, lock = claim_folder(config, resume)
     try:
@@ -143,6 +144,15 @@ def open_run(
                 with contextlib.suppress(OSError):  # not empty: something was written
                     folder.rmdir()
         raise
+
+
+def take_shape(config: RunConfig) -> RunConfig:
+    """The same run with the architecture of the agent it starts from, if it starts from one: a
+    Hugging Face folder, and the sizes of a model from random weights are not."""
+    init = config.init
+    if init is None or find_run(init) == init or config.model.folder is not None:
+        return config
+    return dataclasses.replace(config, model=load_config(find_run(init)).model)
 
 
 def claim_folder(

@@ -9,7 +9,7 @@ import typing
 from typing import Any
 
 from hiperjax import __version__
-from hiperjax.config import MeshConfig, RunConfig
+from hiperjax.config import MeshConfig, ModelConfig, RunConfig
 from hiperjax.files import DamagedFile, is_unicode, new_folder, read_json, write_json
 from hiperjax.models.generation import GENERATION, describe_generation, read_token_ids
 from hiperjax.models.transformer import TransformerConfig
@@ -20,6 +20,11 @@ IMITATION = "imitation"
 """Checkpoints of imitation under way; gone once the run has a state of its own."""
 ARCHITECTURE = "architecture.json"
 """The config.json of the checkpoint folder that a run started from."""
+AGENT = "run.json"
+"""The configuration of the run an agent comes from; its folder's config.json is its architecture,
+as in any Hugging Face folder."""
+AGENTS = pathlib.Path(__file__).parents[1] / "agents"
+AGENT_PREFIX = "agent:"
 
 
 def save_run(
@@ -51,7 +56,8 @@ def resolve_paths(config: RunConfig) -> RunConfig:
         changes = {}
         for field in dataclasses.fields(part):
             value = getattr(part, field.name)
-            if isinstance(value, pathlib.Path) and field.name != "out":
+            named = str(value).startswith(AGENT_PREFIX)
+            if isinstance(value, pathlib.Path) and field.name != "out" and not named:
                 changes[field.name] = value.expanduser().absolute()
             elif dataclasses.is_dataclass(value):
                 changes[field.name] = resolve(value)
@@ -60,13 +66,43 @@ def resolve_paths(config: RunConfig) -> RunConfig:
     return resolve(config)
 
 
+def find_run(run: pathlib.Path | str) -> pathlib.Path:
+    """The folder of a run: as it is given, or a shipped agent's by the name `agent:NAME`.
+
+    Raises:
+      FileNotFoundError: no agent of that name is shipped; names those that are.
+    """
+    name = str(run)
+    if not name.startswith(AGENT_PREFIX):
+        return pathlib.Path(run)
+    folder = AGENTS / name.removeprefix(AGENT_PREFIX)
+    if not (folder / AGENT).is_file():
+        raise FileNotFoundError(
+            f"{name}: no such agent; expected one of {', '.join(list_agents())}"
+        )
+    return folder
+
+
+def list_agents() -> tuple[str, ...]:
+    """The names of the agents that are shipped, as `agent:NAME`."""
+    return tuple(f"{AGENT_PREFIX}{path.parent.name}" for path in sorted(AGENTS.glob(f"*/{AGENT}")))
+
+
+def find_tokenizer(folder: pathlib.Path) -> pathlib.Path:
+    """Where a run folder, or an agent's, holds its tokenizer."""
+    return folder if (folder / AGENT).is_file() else folder / TOKENIZER
+
+
 def load_config(folder: pathlib.Path) -> RunConfig:
-    """Read a run folder's configuration.
+    """Read the configuration of a run folder, or of an agent's.
 
     Raises:
       FileNotFoundError: not a run folder.
       DamagedFile: cut, a field this version does not know, or one of another type.
     """
+    if (folder / AGENT).is_file():
+        config = read_config(folder / AGENT)
+        return dataclasses.replace(config, model=ModelConfig(folder=folder))
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(

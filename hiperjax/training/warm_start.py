@@ -189,8 +189,7 @@ def _restore(
         return None
     for notice in kept.notices:
         progress.warn(notice)
-    steps = components.config.imitation.steps
-    progress.say(f"imitation: going on after step {now.done} of {steps}")
+    progress.say(f"imitation: going on after step {now.done} of {count_steps(components)}")
     return now
 
 

@@ -8,14 +8,20 @@ import random
 from hiperjax.envs.alfworld.expert import Task, parse_task
 from hiperjax.types import Observation
 
-WANDER = 0.4
-"""Share of mistakes that the world understands: any admissible command."""
+WANDER = 0.7
+"""Share of mistakes that the world understands."""
+OPEN, AWAY = 0.7, 0.8
+"""Of these: opening what is closed here; else going elsewhere. What was visited in which order is
+then no guide to what to visit next, and only the record of it is."""
 
 
 def make_mistake(observation: Observation, rng: random.Random) -> str:
     """A command that does not help: any admissible one, or one that names what is not there."""
     if rng.random() < WANDER:
-        return rng.choice(observation.admissible)
+        closed = [command for command in observation.admissible if command.startswith("open ")]
+        away = [command for command in observation.admissible if command.startswith("go to ")]
+        found = closed if closed and rng.random() < OPEN else away if rng.random() < AWAY else ()
+        return rng.choice(found or observation.admissible)
     places = [command[6:] for command in observation.admissible if command.startswith("go to ")]
     if not places:
         return rng.choice(observation.admissible)
