@@ -152,3 +152,31 @@ def test_valid_seen_in_both_dialects(tmp_path, monkeypatch):
     assert sum(won for _, won in episodes.values()) >= 139  # 99 % of 140
     old = play_many(AlfworldSuite(root, dialect="put"), "seen", 140)
     assert [len(turns) for turns, _ in old.values()] == [len(t) for t, _ in episodes.values()]
+
+
+def test_a_tour_goes_on_from_where_it_stands_and_from_the_start_is_the_likely_search():
+    suites = {search: HouseholdSuite("full", search=search) for search in ("likely", "tour")}
+    tasks = suites["likely"].tasks("train")[:24]
+    for task in tasks:
+        likely, tour = (play(s, task, s.make_expert(seed=0)) for s in suites.values())
+        first = next(
+            (n for n, (a, b) in enumerate(zip(likely[0], tour[0], strict=False)) if a[1] != b[1]), 0
+        )
+        assert tour[1]
+        if first:  # they part only once something was found or laid down
+            assert any(
+                "You pick up" in a.text or "You move" in a.text for a, _ in tour[0][: first + 1]
+            )
+    expert = suites["tour"].make_expert(seed=0)
+    env = suites["tour"].make_env()
+    seen = env.reset(tasks[0])
+    expert.reset(seen)
+    sent = []
+    for _ in range(60):  # never told what it finds, it would pass every place before any again
+        command = next((c for c in [expert.decide(seen).action] if not c.startswith("take")), None)
+        if command is None:
+            break
+        sent.append(command)
+        seen = env.step(command).observation
+    went = [command for command in sent if command.startswith("go to")]
+    assert len(set(went)) == len(went)

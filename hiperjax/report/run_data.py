@@ -107,7 +107,7 @@ class RunData:
         """Task types of a split, in order of appearance."""
         prefix = f"eval/{split}/"
         kinds = [n.removeprefix(prefix) for n in self.names() if n.startswith(prefix)]
-        return [kind for kind in kinds if kind not in ("success", "score")]
+        return [kind for kind in kinds if kind not in ("success", "score", "loops")]
 
 
 def _tally(tallies: Any, kind: str) -> tuple[int, int] | None:

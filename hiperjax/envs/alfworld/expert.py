@@ -2,12 +2,16 @@
 
 A subgoal holds until it is achieved: "find a mug" until the mug is in hand, "heat the mug" until it
 is hot, "put the mug in the cabinet" until it lies there. Within a subgoal the expert reacts to the
-admissible commands; between receptacles it searches in one of two orders:
+admissible commands; between receptacles it searches in one of three orders:
 
 - "onward": the first place listed. Needs no memory, but a world that lists places from the agent's
   own onward, round the room: everything the expert looks at is in its last observation and the
   admissible list.
 - "likely": the likeliest unsearched place first, remembering what was seen where.
+- "tour": the same places in the same order, but onward from where it stands, and round again. From
+  the start it is "likely"; after a detour it does not turn back. For a policy that remembers little
+  it is easier to imitate: where it stands says what comes next, and no two places send it to each
+  other.
 """
 
 import collections
@@ -21,8 +25,8 @@ from hiperjax.envs import base
 from hiperjax.envs.alfworld.catalog import OPENABLE, load_priors
 from hiperjax.types import Observation
 
-Search = Literal["onward", "likely"]
-SEARCHES = ("onward", "likely")
+Search = Literal["onward", "likely", "tour"]
+SEARCHES = ("onward", "likely", "tour")
 _OPENABLE = frozenset(name.lower() for name in OPENABLE)
 _APPLIANCES = {"clean": ("sinkbasin",), "heat": ("microwave",), "cool": ("fridge",)}
 _TASKS = (
@@ -218,7 +222,7 @@ class ScriptedExpert(base.Expert):
                 f" for the task asks to put the {self._task.object} there"
             )
         here = self._memory.here
-        return here if here in places and self._search == "likely" else places[0]
+        return here if here in places and self._search != "onward" else places[0]
 
     def _placed_at(self) -> str | None:
         """The receptacle of a two-object task that holds the most objects already, if any does."""
@@ -264,7 +268,10 @@ class ScriptedExpert(base.Expert):
             likely = (prior.get(kind, 0) + 0.1) / alike[kind]
             return (1 + (kind in _OPENABLE)) / likely, memory.places.index(place)
 
-        return ways[min(candidates, key=cost)]
+        here = memory.here
+        if self._search == "likely" or known or here is None:
+            return ways[min(candidates, key=cost)]
+        return ways[min(candidates, key=lambda place: (cost(place) < cost(here), cost(place)))]
 
 
 def _list_ways(admissible: Iterable[str]) -> dict[str, str]:
