@@ -148,6 +148,7 @@ def test_a_dry_iteration_needs_no_model(capsys, tmp_path):
     assert "packed sequences" in said and "an iteration, at the roofline" in said
 
 
+@pytest.mark.slow(reason="a whole run, then an iteration under a meter")
 def test_an_iteration_is_measured_and_its_parts_sum_up(capsys, tmp_path, monkeypatch):
     words = "--episodes 2 --slots 2 --max-turns 2 --iterations 1"
     out = tmp_path / "result.json"

@@ -198,6 +198,7 @@ def site(tmp_path) -> pathlib.Path:
     return tmp_path
 
 
+@pytest.mark.slow(reason="a process that imports, checks and trains")
 def test_parts_of_another_package_are_checked_trained_and_refused(site):
     commands = [f"train {SMALL} {OURS}"]
     commands += [f"train {SMALL} {OURS}2 {mistake}" for mistake in MISTAKES]

@@ -215,6 +215,7 @@ def test_a_turn_knows_nothing_of_later_turns_nor_of_other_windows():
     assert earlier > 0
 
 
+@pytest.mark.slow(reason="a learner per layout, each compiled")
 def test_learning_from_windows_does_not_depend_on_how_they_are_packed():
     """One step over all sequences: credit, whitening, gradients, bootstraps from final rows."""
     states = []

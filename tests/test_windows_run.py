@@ -38,6 +38,7 @@ class Killed(BaseException):
     """What nothing catches."""
 
 
+@pytest.mark.slow(reason="three runs, each compiled anew, and an evaluation")
 def test_a_run_in_windows_resumes_bit_for_bit_and_is_shown(tmp_path, monkeypatch, capsys):
     whole = train(small(tmp_path / "whole"))
     records = read_lines(whole / METRICS)
