@@ -148,6 +148,10 @@ def _squeeze(text: str, banner: str) -> str:
     return " ".join(_IDENTIFIER.sub(r"\1 \2 \3", _DROPPED.sub(" ", bare.lower())).split())
 
 
+def _mark(command: str, tried: bool) -> str:
+    return f"{TRIED} {command}" if tried else command
+
+
 @functools.lru_cache(maxsize=8192)
 def _take_apart(action: str) -> str:
     """Set brackets apart as words, take identifiers apart."""
@@ -243,9 +247,6 @@ class CompactRenderer:
         return _squeeze(text, self.hints.banner)
 
     def _list(self, admissible: Sequence[str], tried: Collection[str] = ()) -> str:
-        def mark(command: str, text: str) -> str:
-            return f"{TRIED} {text}" if command in tried else text
-
         shown = list_shown(admissible, (*self.hints.unlisted, *self.hints.minor))
         out: list[str] = []
         for group in self.hints.groups:
@@ -253,12 +254,12 @@ class CompactRenderer:
             members = [a for a in shown if a.startswith(opening) and a.endswith(closing)]
             shown = [a for a in shown if a not in members]
             inner = (
-                mark(a, self.render_action(a[len(opening) : len(a) - len(closing)]))
+                _mark(self.render_action(a[len(opening) : len(a) - len(closing)]), a in tried)
                 for a in members
             )
             if members:
                 out.append(opening.strip() + " " + group.separator.join(inner))
-        return " | ".join([*out, *(mark(a, self.render_action(a)) for a in shown)])
+        return " | ".join([*out, *(_mark(self.render_action(a), a in tried) for a in shown)])
 
     def render_action(self, action: str) -> str:
         """Set brackets apart as words, take identifiers apart."""
