@@ -125,14 +125,14 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-def parse_json(text: str) -> Any:
-    """Strictly: NaN and Infinity are refused, a number too large for a float too.
+def parse_json(text: str | bytes, *, strict: bool = True) -> Any:
+    """Whatever JSON says; where it is `strict`, NaN and Infinity are refused.
 
     Raises:
-      ValueError: no JSON (json.JSONDecodeError, with its place).
+      ValueError: no JSON (json.JSONDecodeError, with its place), or no UTF-8.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant if strict else None)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -44,8 +44,12 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     EMITTERS = "--xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EMITTERS}"
 
-settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=30)
-settings.register_profile("explore", deadline=None, max_examples=500)
+SLOW = [HealthCheck.too_slow]  # a machine that is shared is no fault of a test
+settings.register_profile(
+    "same", derandomize=True, deadline=None, database=None, max_examples=30,
+    suppress_health_check=SLOW,
+)  # fmt: skip
+settings.register_profile("explore", deadline=None, max_examples=500, suppress_health_check=SLOW)
 settings.load_profile("same")
 
 

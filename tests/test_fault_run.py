@@ -30,6 +30,7 @@ def test_a_short_storm_of_faults_changes_nothing(tmp_path, monkeypatch, capsys):
 
 
 @linux
+@pytest.mark.slow  # five processes start one after another, each for some ten seconds
 def test_three_faults_change_nothing(tmp_path, capsys):
     kinds = ("SIGTERM", "SIGKILL", "checkpoint cut")
     study = fault_run.Study(seed=1, blows=3, iterations=9, kinds=kinds, folder=tmp_path)
@@ -74,7 +75,7 @@ def test_a_faulty_world_obeys_each_order_once(tmp_path):
 @linux
 @pytest.mark.parametrize("name", ["household", "ladder/action"])
 def test_soak_a_world_holds_no_more_at_the_end(name):
-    row = soak(name, Player(make_suite(name)).play, 6000)
+    row = soak(name, Player(make_suite(name)).play, 2000)
     assert row.end.files == row.start.files and row.end.threads == row.start.threads
     assert row.end.resident_mb < row.start.resident_mb + 25
     assert f"| {name} | " in tabulate([row]) and row.start.resident_mb > 10

@@ -1,6 +1,7 @@
 """Whatever lies in a file is read, or refused in one line that names it."""
 
 import dataclasses
+import gzip
 import json
 import pathlib
 import shutil
@@ -12,14 +13,16 @@ from hypothesis import strategies as st
 
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.encoding import TextEncoder
+from hiperjax.commands.terminal import Recording
 from hiperjax.config import ConfigError
 from hiperjax.envs.alfworld.export import format_problem
 from hiperjax.envs.alfworld.games import GamesError, read_game
 from hiperjax.envs.webshop import generator
 from hiperjax.envs.webshop.catalogue import CatalogueError, parse_products
-from hiperjax.envs.webshop.files import read_object, stream_list
+from hiperjax.envs.webshop.files import find_files, load_cached_shop, read_object, stream_list
 from hiperjax.files import DamagedFile, defined
 from hiperjax.models.errors import ModelError
+from hiperjax.models.tensor_files import find_tensors
 from hiperjax.models.tokenizers import load_tokenizer, train_tokenizer
 from hiperjax.presets import PRESETS
 from hiperjax.training.checkpoint import CheckpointError, Checkpoints
@@ -27,8 +30,11 @@ from hiperjax.training.folder_lock import LOCK, FolderLock
 from hiperjax.training.metrics import METRICS, read_records
 from hiperjax.training.run_folder import CONFIG, load_config
 from hiperjax.validation import list_settings, validate
+from hiperjax.verification.hae import load_examples
+from hiperjax.verification.recordings import RecordingError, read_recording, read_recordings
 
-same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+FIXTURES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+same_folder = settings(suppress_health_check=FIXTURES)
 JSON = st.recursive(
     st.one_of(
         st.none(),
@@ -198,6 +204,65 @@ def test_fuzz_game_files(tmp_path, place, length, content):
     read_or_refuse(
         lambda: read_game(path, GAME[:at] + content + GAME[at + length :]), GamesError, path
     )
+
+
+@given(st.sampled_from([*json.loads(GAME), ""]), JSON)
+@same_folder
+def test_fuzz_game_documents(tmp_path, key, value):
+    """One field of the document holds something else; or all of it does."""
+    document = json.loads(GAME) | {key: value} if key else value
+    path = tmp_path / PLACE / "trial_0" / "game.tw-pddl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    read_or_refuse(lambda: read_game(path, dump(document)), GamesError, path)
+
+
+TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@given(st.sampled_from([*TENSOR, "x", ""]), JSON, st.booleans())
+@same_folder
+def test_fuzz_safetensors_headers(tmp_path, field, value, whole):
+    entry = TENSOR | {field: value} if field else value
+    header = dump(value if whole else {"a": entry})
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    read_or_refuse(lambda: find_tensors(tmp_path), ModelError, path)
+
+
+@given(JSON)
+@same_folder
+def test_fuzz_safetensors_indexes(tmp_path, value):
+    (tmp_path / "model.safetensors.index.json").write_bytes(dump({"weight_map": value}))
+    read_or_refuse(lambda: find_tensors(tmp_path), (ModelError, DamagedFile, FileNotFoundError))
+
+
+@given(st.one_of(JSON.map(dump), ODD, st.binary(max_size=40)), st.booleans())
+@same_folder
+def test_fuzz_recordings(tmp_path, content, zipped):
+    """Of other programs, to be verified against; and of games played here."""
+    path = tmp_path / "recording"
+    path.write_bytes(gzip.compress(content)[:-3] if zipped else content)
+    errors = (DamagedFile, RecordingError)
+    read_or_refuse(lambda: read_recording(path), errors, path)
+    read_or_refuse(lambda: list(read_recordings(path)), errors, path)
+    read_or_refuse(lambda: load_examples(path), errors, path)
+    read_or_refuse(lambda: Recording.load(path), DamagedFile, path)
+
+
+@given(st.sampled_from(["asins.json", "products.jsonl", "offsets.npy", "index.npz"]), ODD)
+@settings(suppress_health_check=FIXTURES, max_examples=8)
+def test_fuzz_shop_caches(tmp_path, name, content):
+    """A cache that a full disk cut is made anew."""
+    if not (tmp_path / "items_shuffle.json").exists():
+        made = generator.generate(3)
+        for file, key in (("items_shuffle", "products"), ("items_ins_v2", "attributes")):
+            (tmp_path / f"{file}.json").write_text(json.dumps(made[key]))
+    files, root = find_files(tmp_path), tmp_path / "cache"
+    whole = list(load_cached_shop(files, root).products)
+    (folder,) = root.iterdir()
+    (folder / name).unlink()  # the old file stays mapped
+    (folder / name).write_bytes(content)
+    assert list(load_cached_shop(files, root).products) == whole and len(whole) == 3
 
 
 @given(st.one_of(JSON.map(dump), ODD, st.binary(max_size=60)))

@@ -5,14 +5,13 @@ implementing the same two methods.
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hiperjax.envs.base import Decision, Expert, Suite
 from hiperjax.envs.border import CheckedEnv
-from hiperjax.files import write_json
+from hiperjax.files import DamagedFile, read_json, write_json
 from hiperjax.types import Observation
 
 QUIT = ("quit", "exit")
@@ -94,11 +93,11 @@ class Recording:
     def load(cls, path: Path) -> "Recording":
         """Read what `save` wrote."""
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = read_json(path, cure="expected a file saved by `hiperjax play`")
             decisions = tuple(Decision(**decision) for decision in fields["decisions"])
             return cls(fields["suite"], fields["task_id"], decisions, fields["success"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
+        except (KeyError, TypeError) as error:
+            raise DamagedFile(
                 f"{path}: not a recording ({type(error).__name__}: {error});"
                 " expected a file saved by `hiperjax play`"
             ) from error

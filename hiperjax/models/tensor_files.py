@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from hiperjax.files import read_json, write_json
+from hiperjax.files import parse_json, read_json, write_json
 from hiperjax.models.errors import ModelError
 
 DTYPES = {
@@ -53,10 +53,28 @@ def _read_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
                 "safetensors file: download it again"
             )
         try:
-            header = json.loads(file.read(length))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            header = parse_json(file.read(length))
+        except ValueError as error:
             raise ModelError(f"{path}: its header is not JSON; no safetensors file?") from error
+    if not isinstance(header, dict):
+        raise ModelError(f"{path}: its header is no JSON object; no safetensors file?")
     return header, 8 + length
+
+
+def _check_entry(path: pathlib.Path, name: str, entry: Any) -> None:
+    """Refuse what describes no tensor."""
+
+    def whole(values: object) -> bool:
+        return isinstance(values, list) and all(type(x) is int and x >= 0 for x in values)
+
+    fields = entry if isinstance(entry, dict) else {}
+    shape, offsets = fields.get("shape"), fields.get("data_offsets")
+    fits = isinstance(fields.get("dtype"), str) and whole(shape) and whole(offsets)
+    if not fits or len(offsets) != 2:  # type: ignore[arg-type]
+        raise ModelError(
+            f"{path}: tensor {name!r} has no dtype, shape and two data_offsets; the file is "
+            "damaged: download it again"
+        )
 
 
 def read_entries(path: pathlib.Path) -> dict[str, TensorEntry]:
@@ -71,6 +89,7 @@ def read_entries(path: pathlib.Path) -> dict[str, TensorEntry]:
     for name, entry in header.items():
         if name == "__metadata__":
             continue
+        _check_entry(path, name, entry)
         if entry["dtype"] not in DTYPES:
             raise ModelError(
                 f"{path}: tensor {name} has dtype {entry['dtype']}; expected one of "
@@ -103,6 +122,8 @@ def find_tensors(folder: str | pathlib.Path) -> dict[str, TensorEntry]:
     where = read_json(index, cure="download it again").get("weight_map")
     if not isinstance(where, dict):
         raise ModelError(f"{index}: field weight_map is {where!r}; expected an object")
+    if not all(isinstance(name, str) for name in where.values()):
+        raise ModelError(f"{index}: field weight_map names no files; download it again")
     entries: dict[str, TensorEntry] = {}
     for name in sorted(set(where.values())):
         if not (folder / name).is_file():

@@ -10,10 +10,8 @@ where PATH is the folder of the game below the games folder.
 
 import collections
 import difflib
-import gzip
-import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from hiperjax.envs.alfworld.games import (
     read_game,
 )
 from hiperjax.envs.alfworld.oracle import RealEngine, Reply
+from hiperjax.verification.recordings import RecordingError, read_recordings, reading
 
 INVALID = ("", "help me", "go to mars 1", "Look", "put it down", "take  mug 1 from desk 1", "\x00")
 TRAVEL_SHARE = 0.35
@@ -54,7 +53,7 @@ def verify_alfworld(
         seed: seed of the live commands and of the choice of live games.
     """
     if transcripts is None and not walkthroughs and not live:
-        raise ValueError("nothing to verify: give transcripts, walkthroughs or live games")
+        raise RecordingError("nothing to verify: give transcripts, walkthroughs or live games")
     root = find_games_folder(games)
     mismatches = []
     if transcripts is not None:
@@ -74,26 +73,32 @@ def verify_alfworld(
 def replay_transcripts(root: Path, path: Path) -> list[str]:
     """Play recorded games on the native engine; what differs, in words."""
     mismatches, steps, games = [], 0, 0
-    for record in _read_transcripts(path):
+    for record in read_recordings(path):
         games += 1
-        played = _Played(_open(root, record["game"]), record["game"])
-        first = record["reset"]
-        expected = Reply(first["obs"], tuple(first["admissible"]), 0.0, False, False)
-        mismatches += played.compare("(reset)", expected)
-        for step in record["steps"]:
-            played.step(step["cmd"])
-            steps += 1
-            expected = Reply(
-                step["obs"],
-                tuple(step["admissible"]),
-                float(step["reward"]),
-                bool(step["done"]),
-                bool(step["won"]),
-            )
-            mismatches += played.compare(step["cmd"], expected)
+        with reading(f"{path}, game {games}"):
+            mismatches += _replay(root, record)
+            steps += len(record["steps"])
     if not games:
-        raise ValueError(f"{path}: no transcripts in this file; expected JSON lines")
+        raise RecordingError(f"{path}: no transcripts in this file; expected JSON lines")
     print(f"transcripts: {games} games, {steps} steps, {len(mismatches)} mismatches")
+    return mismatches
+
+
+def _replay(root: Path, record: dict[str, Any]) -> list[str]:
+    played = _Played(_open(root, record["game"]), record["game"])
+    first = record["reset"]
+    expected = Reply(first["obs"], tuple(first["admissible"]), 0.0, False, False)
+    mismatches = played.compare("(reset)", expected)
+    for step in record["steps"]:
+        played.step(step["cmd"])
+        expected = Reply(
+            step["obs"],
+            tuple(step["admissible"]),
+            float(step["reward"]),
+            bool(step["done"]),
+            bool(step["won"]),
+        )
+        mismatches += played.compare(step["cmd"], expected)
     return mismatches
 
 
@@ -196,15 +201,3 @@ def _open(root: Path, path: str) -> Game:
     if not file.is_file():
         raise GamesError(f"{file}: no such game; is {root} the folder the transcripts name?")
     return read_game(file)
-
-
-def _read_transcripts(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected transcripts as JSON lines")
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error})") from error

@@ -6,7 +6,6 @@ v_high, v_term, valid, subgoal_tokens, switch_block_present. `expected` holds ad
 block is absent), ret_* and shaped_reward, by row.
 """
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from hiperjax.learning.credit.shaping import shape_rewards
 from hiperjax.learning.credit.tokens import whiten
 from hiperjax.learning.credit.types import CreditInputs
 from hiperjax.verification.arrange import arrange, check_credit
+from hiperjax.verification.recordings import RecordingError, read_recording, reading
 
 TOLERANCE = 1e-4
 COLUMNS = ("rewards", "switch", "dones", "v_low", "v_high", "v_term", "valid")
@@ -32,9 +32,10 @@ def verify_hae(path: pathlib.Path) -> int:
     failed = 0
     print(f"{'example':36} {'largest absolute':>17} {'largest relative':>17}")
     for number, example in enumerate(examples):
-        name = example.get("name", f"example {number}")
+        name = str(example.get("name", f"example {number}"))
         try:
-            absolute, relative = compare(example)
+            with reading(f"{path}, {name}"):
+                absolute, relative = compare(example)
         except ValueError as refusal:
             defect = name.startswith("DEFECT")
             print(f"{name:36} refused{', as it must be' if defect else ''}: {refusal}")
@@ -49,12 +50,17 @@ def verify_hae(path: pathlib.Path) -> int:
 
 def load_examples(path: pathlib.Path) -> list[dict[str, Any]]:
     """The examples of a file, in either form."""
-    data = json.loads(path.read_text())
-    examples = data["examples"] if isinstance(data, dict) else data
+    data = read_recording(path)
+    examples = data.get("examples") if isinstance(data, dict) else data
+    if not isinstance(examples, list):
+        raise RecordingError(f"{path}: no list of examples; expected one, or an object that has it")
     for number, example in enumerate(examples):
-        missing = {"config", "input", "expected"} - set(example)
+        fields = example if isinstance(example, dict) else {}
+        missing = {"config", "input", "expected"} - set(fields)
         if missing:
-            raise ValueError(f"{path}, example {number}: found no {sorted(missing)}; expected all")
+            raise RecordingError(
+                f"{path}, example {number}: found no {sorted(missing)}; expected all"
+            )
     return examples
 
 

@@ -14,7 +14,6 @@ Formats, JSON or gzipped JSON:
 recording's own tagger is passed in; otherwise its `r_type` enters the comparison of the reward.
 """
 
-import gzip
 import hashlib
 import json
 import random
@@ -38,6 +37,7 @@ from hiperjax.envs.webshop.pages import (
 )
 from hiperjax.envs.webshop.reward import Reward, score_purchase
 from hiperjax.envs.webshop.shop import Shop
+from hiperjax.verification.recordings import RecordingError, read_recording, reading
 
 SMALL_PRODUCTS, SMALL_GOALS = 1000, 6910
 _TOP_50_SHARE = 0.995
@@ -56,26 +56,24 @@ def verify_webshop(
     shop = load_shop(Path(data))
     differences = list(_check_counts(shop))
     if goals is not None:
-        differences += _check_goals(shop, _read(goals))
+        with reading(goals):
+            differences += _check_goals(shop, _read(goals))
     if search is not None:
         recorded = _read(search)
-        differences += _check_terms(shop, recorded.get("doc_tokens", {}))
-        differences += _check_rankings(shop, recorded.get("queries", []))
+        with reading(search):
+            differences += _check_terms(shop, recorded.get("doc_tokens", {}))
+            differences += _check_rankings(shop, recorded.get("queries", []))
     if episodes is not None:
-        differences += _check_episodes(shop, _read(episodes), Path(episodes), tagger)
+        with reading(episodes):
+            differences += _check_episodes(shop, _read(episodes), Path(episodes), tagger)
     print(f"{len(differences)} differences" if differences else "no difference")
     return 1 if differences else 0
 
 
 def _read(path: str | Path) -> dict[str, Any]:
-    path = Path(path)
-    raw = path.read_bytes()
-    try:
-        value = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
-    except (ValueError, EOFError, gzip.BadGzipFile) as error:
-        raise CatalogueError(f"{path}: not readable as (gzipped) JSON: {error}") from error
+    value = read_recording(Path(path))
     if not isinstance(value, dict):
-        raise CatalogueError(f"{path}: found a JSON {type(value).__name__}, expected an object")
+        raise RecordingError(f"{path}: found a JSON {type(value).__name__}, expected an object")
     return value
 
 

@@ -5,9 +5,10 @@ game, so only the problem is read, and two rules of the grammar: task sentence a
 """
 
 import dataclasses
-import json
 import re
 from pathlib import Path
+
+from hiperjax.files import parse_json
 
 TASK_TYPES = (
     "pick_and_place_simple",
@@ -86,12 +87,18 @@ def read_problem(path: Path) -> Problem:
 def parse_problem(text: str) -> Problem:
     """Read the text of a `game.tw-pddl` file."""
     try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
+        document = parse_json(text, strict=False)
+    except ValueError as error:
         raise ProblemError(f"not JSON ({error}); the file may be cut short") from error
+    if not isinstance(document, dict):
+        raise ProblemError(f"holds a {type(document).__name__}; expected a game.tw-pddl file")
     missing = {"pddl_problem", "grammar", "walkthrough", "solvable"} - set(document)
     if missing:
         raise ProblemError(f"keys {sorted(missing)} are missing; expected a game.tw-pddl file")
+    for key, kind in (("pddl_problem", str), ("grammar", str), ("walkthrough", list)):
+        if not isinstance(document[key], kind):
+            found = type(document[key]).__name__
+            raise ProblemError(f"key {key!r} holds a {found}; expected a {kind.__name__}")
     if not document["solvable"]:
         raise ProblemError("the game is marked unsolvable")
     grammar, pddl = document["grammar"], document["pddl_problem"].lower()

@@ -14,7 +14,9 @@ import hashlib
 import json
 import mmap
 import os
+import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -31,6 +33,7 @@ from hiperjax.envs.webshop.catalogue import (
 from hiperjax.envs.webshop.goals import gather_drafts
 from hiperjax.envs.webshop.search import build_index, load_index, save_index
 from hiperjax.envs.webshop.shop import Shop, build_shop
+from hiperjax.files import parse_json
 
 CACHE_FROM = 100_000_000
 _CACHE_VERSION = 1
@@ -108,7 +111,7 @@ def read_products(files: OfficialFiles) -> Iterator[Product]:
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object from a file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes(), strict=False)
     except ValueError as error:
         raise CatalogueError(
             f"{path}: not readable as JSON ({error}); the file was probably cut: download it again"
@@ -132,6 +135,10 @@ def stream_list(path: Path) -> Iterator[Any]:
                 return
             try:
                 entry, end = decoder.raw_decode(text)
+            except RecursionError:
+                raise CatalogueError(
+                    f"{path}: entry {count} is nested too deeply; download it again"
+                ) from None
             except ValueError as error:
                 more = _read_chunk(file, max(_CHUNK, len(text)), path)
                 if not more:
@@ -163,17 +170,30 @@ def get_cache_root() -> Path:
 def load_cached_shop(files: OfficialFiles, root: Path) -> Shop:
     """A shop over products on disk; the first call for a set of files writes the cache."""
     folder = root / _fingerprint(files)
-    if not folder.exists():
-        root.mkdir(parents=True, exist_ok=True)
-        # Written aside and renamed, so that a folder of that name is always whole.
-        with tempfile.TemporaryDirectory(dir=root, prefix="partial-") as partial:
-            _write_cache(files, Path(partial) / "cache")
-            try:
-                (Path(partial) / "cache").rename(folder)
-            except OSError:
-                if not folder.exists():  # else another process was faster: its cache serves
-                    raise
-    asins = json.loads((folder / "asins.json").read_text())
+    if folder.exists():
+        try:
+            return _open_cache(files, folder)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            shutil.rmtree(folder, ignore_errors=True)  # damaged: it is made anew
+    _make_cache(files, folder)
+    return _open_cache(files, folder)
+
+
+def _make_cache(files: OfficialFiles, folder: Path) -> None:
+    """Written aside and renamed, so that a folder of that name is whole."""
+    root = folder.parent
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix="partial-") as partial:
+        _write_cache(files, Path(partial) / "cache")
+        try:
+            (Path(partial) / "cache").rename(folder)
+        except OSError:
+            if not folder.exists():  # else another process was faster: its cache serves
+                raise
+
+
+def _open_cache(files: OfficialFiles, folder: Path) -> Shop:
+    asins = parse_json((folder / "asins.json").read_bytes())
     places = {asin: place for place, asin in enumerate(asins)}
     index = load_index(folder / "index.npz")
     return Shop(str(files.products.parent), StoredProducts(folder), index, places)
@@ -224,6 +244,8 @@ class StoredProducts(Sequence[Product]):
         with (folder / "products.jsonl").open("rb") as file:
             empty = len(self._offsets) == 1  # an empty file cannot be mapped
             self._lines = b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if len(self._lines) != self._offsets[-1]:
+            raise ValueError(f"{folder}: {len(self._lines)} bytes; expected {self._offsets[-1]}")
         self._decode = functools.lru_cache(maxsize=4096)(self._decode_line)
 
     def __reduce__(self) -> tuple[type["StoredProducts"], tuple[Path]]:
