@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hiperjax.acting.demonstrations import EpisodeLost, demonstrate
-from hiperjax.envs.base import Step
+from hiperjax.envs.base import Expert, Step
 from hiperjax.envs.ladder import SCRIPTS, LadderEnv, LadderSuite
 from hiperjax.envs.workers import EnvFailure, make_workers
 from hiperjax.training.evaluation import tally_episodes
@@ -235,6 +235,41 @@ def test_demonstrations_count_what_is_lost():
     assert kept.task_id == "red" and [f.task_id for f in failures] == ["bare"]
     with pytest.raises(EpisodeLost, match=r"task bare: suite ladder/action, task bare, turn 0"):
         list(demonstrate(FOREIGN, ["bare"], **options))
+
+
+@pytest.mark.parametrize(
+    ("decided", "told"),
+    [
+        (ZeroDivisionError("no plan"), "expert: ZeroDivisionError: no plan"),
+        (None, "decided None; expected a Decision"),
+        ("press red", "decided 'press red'; expected a Decision"),
+    ],
+)
+def test_an_expert_that_fails_loses_its_episode(decided, told):
+    class Failing(Expert):
+        def reset(self, observation):
+            pass
+
+        def decide(self, observation):
+            if isinstance(decided, Exception):
+                raise decided
+            return decided
+
+    suite = ForeignSuite("action", SCRIPTS["action"])
+    suite.make_expert = lambda seed, noise=0.0: Failing()  # type: ignore[method-assign]
+    failures: list[EnvFailure] = []
+    options: dict[str, Any] = dict(max_turns=2, seed=0, noise=0.0)
+    assert not list(demonstrate(suite, ["red"], failures=failures, **options))
+    assert told in failures[0].cause and failures[0].task_id == "red"
+
+
+def test_an_expert_plays_where_a_world_that_hangs_is_stopped():
+    failures: list[EnvFailure] = []
+    workers = make_workers(FOREIGN, "process", 1, step_timeout=1.0)
+    options: dict[str, Any] = dict(max_turns=2, seed=0, noise=0.0, workers=workers)
+    (kept,) = demonstrate(FOREIGN, ["stuck", "red"], failures=failures, **options)
+    workers.close()
+    assert kept.task_id == "red" and "task stuck, reset: no answer" in failures[0].cause
 
 
 def test_an_evaluation_says_what_it_lost():

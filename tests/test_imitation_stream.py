@@ -7,7 +7,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from helpers.small_runs import small_run
+from helpers.small_runs import BASE, small_run
 
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.demonstrations import demonstrate, list_texts, relabel, transcribe
@@ -16,6 +16,7 @@ from hiperjax.acting.prompts import Prompter, WindowRules
 from hiperjax.acting.renderers import TRIED, CompactRenderer, PastTurn
 from hiperjax.config import ConfigError
 from hiperjax.envs.registry import make_suite
+from hiperjax.envs.workers import EnvFailure
 from hiperjax.learning.imitation import split_steps
 from hiperjax.learning.layout import split_windows
 from hiperjax.learning.packing import pack_windows
@@ -23,7 +24,10 @@ from hiperjax.models.tokenizers import train_tokenizer
 from hiperjax.stop import REQUEST
 from hiperjax.training import streamed_imitation
 from hiperjax.training.build import restore_run
+from hiperjax.training.components import RunComponents
+from hiperjax.training.console import Progress
 from hiperjax.training.diagnostics import ends_in_loop, loop_share
+from hiperjax.training.stopped import TrainingStopped
 from hiperjax.training.trainer import train
 from hiperjax.types import Observation
 from hiperjax.validation import validate
@@ -133,9 +137,27 @@ def test_portions_are_the_same_whoever_plays_them():
         ids_of(portion) for portion, _ in zip(ExpertStream(make_plan()), range(4), strict=False)
     ]
     elsewhere = ExpertStream(make_plan(), workers=1, first=1)
-    assert [ids_of(next(elsewhere)) for _ in range(2)] == here[1:3]
+    assert ids_of(next(elsewhere)) == here[1]
+    assert elsewhere._pool is not None
+    (player,) = elsewhere._pool._processes.values()
+    player.kill()
+    assert ids_of(next(elsewhere)) == here[2], "another plays it again"
+    (player,) = elsewhere._pool._processes.values()
     elsewhere.close()
-    assert here[0] != here[1]
+    assert here[0] != here[1] and not player.is_alive()
+
+
+def test_losses_of_a_stream_are_named_and_too_many_stop_it(capsys):
+    lost = [EnvFailure("x", "why")] * 3
+    work = object.__new__(streamed_imitation.StreamedImitation)
+    work.components = object.__new__(RunComponents)
+    lossy = dataclasses.replace(BASE.env, max_failure_rate=1.0)
+    work.components.config = dataclasses.replace(BASE, env=lossy)
+    work.progress = Progress(1)
+    work.tell_losses(lost, 4)
+    assert capsys.readouterr().out.count("episode of task x lost: why") == 3
+    with pytest.raises(TrainingStopped, match=r"3 of 3 episodes were lost.*the first: why"):
+        work.tell_losses(lost, 3)  # nothing is left to learn from, whatever share may be lost
 
 
 def test_steps_hold_every_sequence_once():

@@ -3,6 +3,7 @@
 import dataclasses
 import random
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,8 @@ from hiperjax.acting.prompts import Prompter
 from hiperjax.acting.renderers import PastTurn, Renderer
 from hiperjax.acting.windows import WindowWriter
 from hiperjax.envs.base import Decision, Expert, Step, Suite
-from hiperjax.envs.workers import EnvFailure, InlineWorkers
+from hiperjax.envs.border import describe_error
+from hiperjax.envs.workers import EnvFailure, EnvWorkers, InlineWorkers
 from hiperjax.stop import REQUEST
 from hiperjax.types import Blocks, Observation, Trajectory
 
@@ -78,48 +80,75 @@ def demonstrate(
     noise: float,
     mistakes: float = 0.0,
     failures: list[EnvFailure] | None = None,
+    workers: EnvWorkers | None = None,
 ) -> Iterator[Demonstration]:
     """Play the suite's expert; `noise` is its share of random actions.
 
     `mistakes` is the share of turns at which something else is done than the expert decides; after
     a mistake another one is likelier (`AGAIN`), and may be the same once more. Episodes that the
-    environment loses are left out and added to `failures`.
+    environment or the expert loses are left out and added to `failures`. `workers` hold the
+    environment, in slot 0; None: this process does, without a time limit.
 
     Raises:
       EpisodeLost: an episode was lost, and there is no list of failures to add it to.
       StopAsked: looked at before every step.
     """
-    workers = InlineWorkers(suite)
+    own = InlineWorkers(suite)
     for number, task_id in enumerate(task_ids):
-        expert = suite.make_expert(seed=seed + number, noise=noise)
+        expert = CheckedExpert(suite, task_id, seed + number, noise)
         blunderer = Blunderer(suite, mistakes, seed + number) if mistakes else None
-        played = _demonstrate_one(workers, suite, task_id, expert, max_turns, blunderer)
+        played = _demonstrate_one(workers or own, suite, task_id, expert, max_turns, blunderer)
         if isinstance(played, Demonstration):
             yield played
         elif failures is None:
             raise EpisodeLost(f"task {played.task_id}: {played.error}")
         else:
             failures.append(played)
-    workers.close()
+    own.close()
+
+
+class CheckedExpert:
+    """An expert of a suite in one episode; what it raises or decides wrongly is an `EnvFailure`."""
+
+    def __init__(self, suite: Suite, task_id: str, seed: int, noise: float = 0.0) -> None:
+        self._suite, self._task_id, self._seed, self._noise = suite, task_id, seed, noise
+        self._expert: Expert | None = None
+
+    def decide(self, observation: Observation) -> Decision | EnvFailure:
+        """Its next decision; the first observation opens the episode."""
+        try:  # other people's code runs here
+            if self._expert is None:
+                self._expert = self._suite.make_expert(seed=self._seed, noise=self._noise)
+                self._expert.reset(observation)
+            found: Any = self._expert.decide(observation)
+        except Exception as error:
+            return EnvFailure(self._task_id, f"expert: {describe_error(error)}")
+        fits = isinstance(found, Decision) and isinstance(found.switch, bool | np.bool_)
+        if fits and isinstance(found.subgoal, str) and isinstance(found.action, str):
+            return found
+        where = f"expert of suite {self._suite.name}, task {self._task_id}"
+        return EnvFailure(self._task_id, f"{where}: decided {found!r:.80}; expected a Decision")
 
 
 def _demonstrate_one(
-    workers: InlineWorkers,
+    workers: EnvWorkers,
     suite: Suite,
     task_id: str,
-    expert: Expert,
+    expert: CheckedExpert,
     max_turns: int,
     blunderer: Blunderer | None,
 ) -> Demonstration | EnvFailure:
     (opening,) = workers.reset([0], [task_id])
     if isinstance(opening, EnvFailure):
         return opening
-    expert.reset(opening)
     observation, decisions, actions, steps = opening, [], [], []
     while True:
         REQUEST.check()
-        decisions.append(expert.decide(observation))
-        action = decisions[-1].action
+        decision = expert.decide(observation)
+        if isinstance(decision, EnvFailure):
+            return decision
+        decisions.append(decision)
+        action = decision.action
         actions.append(blunderer.choose(observation, action) if blunderer else action)
         (step,) = workers.step([0], [actions[-1]])
         if isinstance(step, EnvFailure):
@@ -185,37 +214,50 @@ def _encode_reply(
     return np.asarray(reply, np.int32), blocks
 
 
-def relabel(prompter: Prompter, suite: Suite, played: Sequence[Trajectory]) -> list[Trajectory]:
+def relabel(
+    prompter: Prompter,
+    suite: Suite,
+    played: Sequence[Trajectory],
+    *,
+    workers: EnvWorkers | None = None,
+    failures: list[EnvFailure] | None = None,
+) -> list[Trajectory]:
     """A policy's episodes with each reply replaced by what the expert would have said there.
 
     Each turn is a window of its own: what was replied stands in no context. The expert's subgoal is
     held against the one in force: where it is the same, the label is KEEP. A turn whose prompt the
     episode had before is left out: one that ends in a loop would teach that loop's way out fifty
-    times, and little else. An episode that the environment does not play again is left out too.
+    times, and little else. An episode that the environment does not play again is left out too, and
+    added to `failures`. `workers` hold the environment, in slot 0; None: this process does.
     """
-    pieces = build_pieces(prompter.tokenizer)
-    workers = InlineWorkers(suite)
-    labelled = (_relabel_one(prompter, pieces, workers, suite, episode) for episode in played)
-    found = [episode for episode in labelled if episode is not None]
-    workers.close()
+    pieces, own = build_pieces(prompter.tokenizer), InlineWorkers(suite)
+    found = []
+    for episode in played:
+        labelled = _relabel_one(prompter, pieces, workers or own, suite, episode)
+        if isinstance(labelled, Trajectory):
+            found.append(labelled)
+        elif failures is not None:
+            failures.append(labelled)
+    own.close()
     return found
 
 
 def _relabel_one(
     prompter: Prompter,
     pieces: Sequence[bytes],
-    workers: InlineWorkers,
+    workers: EnvWorkers,
     suite: Suite,
     played: Trajectory,
-) -> Trajectory | None:
+) -> Trajectory | EnvFailure:
     REQUEST.check()
     (seen,) = workers.reset([0], [played.task_id])
     if isinstance(seen, EnvFailure):
-        return None
-    expert, turns, subgoal, known = suite.make_expert(seed=0), [], "", set()
-    expert.reset(seen)
+        return seen
+    expert, turns, subgoal, known = CheckedExpert(suite, played.task_id, 0), [], "", set()
     for turn in played.turns:
         decision = expert.decide(seen)
+        if isinstance(decision, EnvFailure):
+            return decision
         wanted = prompter.renderer.render_subgoal(decision.subgoal)
         switch = normalize_subgoal(wanted) != normalize_subgoal(subgoal)
         told = dataclasses.replace(decision, switch=switch)
@@ -231,7 +273,7 @@ def _relabel_one(
         subgoal = turn.blocks.subgoal
         (step,) = workers.step([0], [turn.blocks.action])
         if isinstance(step, EnvFailure):
-            return None
+            return step
         seen = step.observation
     return dataclasses.replace(played, turns=tuple(turns))
 

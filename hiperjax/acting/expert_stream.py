@@ -6,6 +6,7 @@ asked for, or others, ahead of it.
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import multiprocessing
 import signal
@@ -17,16 +18,19 @@ from typing import NamedTuple
 from hiperjax.acting.demonstrations import demonstrate, transcribe
 from hiperjax.acting.prompts import Prompter
 from hiperjax.envs.base import Suite
-from hiperjax.envs.workers import POLL_SECONDS, EnvFailure
+from hiperjax.envs.parent import end_with_parent
+from hiperjax.envs.workers import CLOSE_SECONDS, POLL_SECONDS, EnvFailure, make_workers
 from hiperjax.stop import REQUEST
 from hiperjax.types import Trajectory
 
 AHEAD = 2
 """Portions per process that are played before they are asked for."""
+ATTEMPTS = 3
+"""How often processes may end at one portion."""
 
 
 class PlayersLost(RuntimeError):
-    """A process that played the expert is gone."""
+    """Processes that play the expert end whenever they begin."""
 
 
 class Portion(NamedTuple):
@@ -49,6 +53,10 @@ class PortionPlan:
     mistakes: float
     episodes: int
     """of each portion"""
+    backend: str = "inline"
+    """that holds the environment, one at a time; see `make_workers`"""
+    step_timeout: float = 0.0
+    """seconds that a reset or a step may take, where the backend has a limit; 0: for ever"""
 
     def play(self, number: int) -> Portion:
         """Portion `number`: training tasks from the end of the list backwards, and again.
@@ -58,16 +66,22 @@ class PortionPlan:
         tasks, first = self.suite.tasks("train"), number * self.episodes
         ids = [tasks[-1 - (first + i) % len(tasks)] for i in range(self.episodes)]
         failures: list[EnvFailure] = []
-        demos = demonstrate(
-            self.suite,
-            ids,
-            max_turns=self.max_turns,
-            seed=self.seed * 1_000_000 + first,
-            noise=self.noise,
-            mistakes=self.mistakes,
-            failures=failures,
-        )
-        return Portion(transcribe(self.prompter, list(demos)), failures)
+        with contextlib.closing(
+            make_workers(self.suite, self.backend, 1, self.step_timeout)
+        ) as workers:
+            demos = list(
+                demonstrate(
+                    self.suite,
+                    ids,
+                    max_turns=self.max_turns,
+                    seed=self.seed * 1_000_000 + first,
+                    noise=self.noise,
+                    mistakes=self.mistakes,
+                    failures=failures,
+                    workers=workers,
+                )
+            )
+        return Portion(transcribe(self.prompter, demos), failures)
 
 
 class ExpertStream:
@@ -78,47 +92,60 @@ class ExpertStream:
         """of the next portion"""
         self._plan = plan
         self._queue: collections.deque[Future[Portion]] = collections.deque()
-        self._pool = None
-        self._ahead = AHEAD * workers
-        if workers:
-            self._pool = ProcessPoolExecutor(
-                workers,
-                multiprocessing.get_context("spawn"),  # forking would copy the threads of XLA
-                initializer=_begin,
-                initargs=(plan,),
-            )
+        self._workers, self._ahead = workers, AHEAD * workers
+        self._pool = self._start() if workers else None
+
+    def _start(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            self._workers,
+            multiprocessing.get_context("spawn"),  # forking would copy the threads of XLA
+            initializer=_begin,
+            initargs=(self._plan,),
+        )
 
     def __iter__(self) -> Iterator[Portion]:
         return self
 
     def __next__(self) -> Portion:
-        """The next portion.
+        """The next portion; where a process ended on its way, others play it again.
 
         Raises:
-          PlayersLost: a process ended on its way.
+          PlayersLost: processes end at one portion again and again.
           StopAsked: looked at while it waits.
         """
-        pool, number = self._pool, self.number
-        if pool is None:
-            portion = self._plan.play(number)
-        else:
-            try:
-                while len(self._queue) <= self._ahead:
-                    self._queue.append(pool.submit(_play, number + len(self._queue)))
-                portion = _wait(self._queue[0])
-            except BrokenProcessPool as error:
-                raise PlayersLost(
-                    f"a process that plays the expert ended at portion {number} (killed, or out of "
-                    "memory); lower imitation.workers, or set it to 0"
-                ) from error
-            self._queue.popleft()
+        portion = self._plan.play(self.number) if self._pool is None else self._take()
         self.number += 1
         return portion
 
+    def _take(self) -> Portion:
+        for _ in range(ATTEMPTS):
+            pool = self._pool = self._pool or self._start()
+            try:
+                while len(self._queue) <= self._ahead:
+                    self._queue.append(pool.submit(_play, self.number + len(self._queue)))
+                portion = _wait(self._queue[0])
+            except BrokenProcessPool:
+                self.close()
+            else:
+                self._queue.popleft()
+                return portion
+        raise PlayersLost(
+            f"a process that plays the expert ended {ATTEMPTS} times at portion {self.number} "
+            "(killed, or out of memory); lower imitation.workers, or set it to 0"
+        )
+
     def close(self) -> None:
         """End the processes; what they are at is thrown away."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        pool, self._pool = self._pool, None
+        self._queue.clear()
+        if pool is None:
+            return
+        players = list((pool._processes or {}).values())  # no public name before Python 3.14
+        pool.shutdown(wait=False, cancel_futures=True)
+        for player in players:  # amid a portion, which may take long
+            player.kill()
+        for player in players:
+            player.join(timeout=CLOSE_SECONDS)
 
 
 def _wait(future: "Future[Portion]") -> Portion:
@@ -136,6 +163,7 @@ _PLAN: PortionPlan | None = None
 def _begin(plan: PortionPlan) -> None:
     global _PLAN
     _PLAN = plan
+    end_with_parent()
     for name in ("SIGINT", "SIGHUP"):  # Ctrl-C, a closed terminal: for the parent, which finishes
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

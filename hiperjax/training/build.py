@@ -1,5 +1,6 @@
 """From a configuration to the objects of a run: suite, tokenizer, model, rollout, learner."""
 
+import contextlib
 import dataclasses
 import pathlib
 from typing import Any
@@ -85,10 +86,12 @@ def play_expert(
     noise: float,
     mistakes: float = 0.0,
     seed: int,
+    failures: list[EnvFailure] | None = None,
 ) -> list[Demonstration]:
     """Expert episodes on the training tasks, from the end of the list backwards, and again.
 
-    A task that comes again is played with other noise.
+    A task that comes again is played with other noise. Episodes that are lost are left out, and
+    added to `failures`.
 
     Raises:
       EpisodeLost: the environment lost a larger share than `env.max_failure_rate`.
@@ -96,11 +99,13 @@ def play_expert(
     tasks = suite.tasks("train")
     ids = [tasks[len(tasks) - 1 - i % len(tasks)] for i in range(episodes)]
     turns = config.env.max_turns or suite.max_turns
-    failures: list[EnvFailure] = []
-    played = demonstrate(
-        suite, ids, max_turns=turns, seed=seed, noise=noise, mistakes=mistakes, failures=failures
-    )
-    demos = list(played)
+    failures, env = [] if failures is None else failures, config.env
+    with contextlib.closing(make_workers(suite, env.backend, 1, env.step_timeout)) as workers:
+        played = demonstrate(
+            suite, ids, max_turns=turns, seed=seed, noise=noise, mistakes=mistakes,
+            failures=failures, workers=workers,
+        )  # fmt: skip
+        demos = list(played)
     if len(failures) > config.env.max_failure_rate * episodes or not demos:
         raise EpisodeLost(
             f"suite {suite.name}: {len(failures)} of {episodes} expert episodes were lost in the "

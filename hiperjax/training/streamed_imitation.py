@@ -127,8 +127,13 @@ class StreamedImitation:
     def take_portion(self) -> list[Trajectory]:
         """The expert's next episodes."""
         portion = next(self.stream)
-        check_losses(self.components, portion.failures, PORTION)
+        self.tell_losses(portion.failures, PORTION)
         return portion.trajectories
+
+    def tell_losses(self, failures: Sequence[EnvFailure], played: int) -> None:
+        """Name what was lost of so many episodes; refuse to go on where it is too much."""
+        self.progress.lost(failures)
+        check_losses(self.components, failures, played)
 
 
 def count_steps(components: RunComponents) -> int:
@@ -140,7 +145,7 @@ def count_steps(components: RunComponents) -> int:
 def check_losses(components: RunComponents, failures: Sequence[EnvFailure], played: int) -> None:
     """Refuse to go on where the environment loses too many episodes."""
     limit = components.config.env.max_failure_rate
-    if len(failures) > limit * played:
+    if len(failures) > limit * played or len(failures) >= played:
         raise TrainingStopped(
             f"imitation: {len(failures)} of {played} episodes were lost in the environment; "
             f"expected at most a share of env.max_failure_rate {limit}; the first: "
@@ -164,9 +169,12 @@ def open_stream(
         noise=c.noise,
         mistakes=c.mistakes,
         episodes=PORTION,
+        backend=config.env.backend,
+        step_timeout=config.env.step_timeout,
     )
     stream = ExpertStream(plan, workers=c.workers, first=now.portion)
     held = plan.play(-1)
+    progress.lost(held.failures)
     check_losses(components, held.failures, PORTION)
     batch = components.placement.replicate(make_batch(*components.pack_turns(held.trajectories)))
     return StreamedImitation(components, optimizer, now, progress, stream, batch)
@@ -197,7 +205,15 @@ def follow_labels(work: StreamedImitation) -> None:
     doing = f"giving up round {number + 1} of imitation, which a resumed run repeats, and saving"
     with REQUEST.during(doing):
         own = play_own(work, number)
-        learned = relabel(components.prompter, components.suite, own)
+        lost: list[EnvFailure] = []
+        learned = relabel(
+            components.prompter,
+            components.suite,
+            own,
+            workers=components.workers,
+            failures=lost,
+        )
+        work.tell_losses(lost, len(own))
         needed = c.round_steps * c.sequences
         while len(components.pack_turns(learned)[0].tokens) < needed + c.sequences:
             learned += work.take_portion()
@@ -222,5 +238,5 @@ def play_own(work: StreamedImitation, number: int) -> list[Trajectory]:
         key=derive_key(config.seed, Stream.IMITATION, number),
         temperature=config.rollout.temperature if number % 2 == 0 else 0.0,
     )
-    check_losses(components, played.failures, count)
+    work.tell_losses(played.failures, count)
     return played.trajectories

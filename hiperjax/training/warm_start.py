@@ -7,6 +7,7 @@ import numpy as np
 import optax
 
 from hiperjax.acting.demonstrations import transcribe
+from hiperjax.envs.workers import EnvFailure
 from hiperjax.files import DamagedFile
 from hiperjax.learning.imitation import (
     ImitationBatch,
@@ -213,6 +214,7 @@ def _play(components: RunComponents, progress: Progress) -> Batches:
     with given_up_together(
         "giving up the expert episodes under way, which a resumed run plays again"
     ):
+        failures: list[EnvFailure] = []
         demos = play_expert(
             config,
             components.suite,
@@ -220,7 +222,9 @@ def _play(components: RunComponents, progress: Progress) -> Batches:
             noise=c.noise,
             mistakes=c.mistakes,
             seed=config.seed,
+            failures=failures,
         )
+        progress.lost(failures)
         trajectories = transcribe(components.prompter, demos)
     if len(trajectories) < c.episodes:
         lost = c.episodes - len(trajectories)
