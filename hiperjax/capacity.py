@@ -7,7 +7,7 @@ device, nothing lost to latency, padding or communication.
 
 import dataclasses
 import math
-import re
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,37 +15,13 @@ import jax.numpy as jnp
 from hiperjax_kernels.logprobs import CHUNK
 from jax.sharding import AbstractMesh, AxisType
 
+from hiperjax.devices import MEMORY_FRACTION, Device, PlanError, parse_device
 from hiperjax.distributed import mesh as meshes
 from hiperjax.models.lora import partition
 from hiperjax.models.transformer import TransformerConfig, abstract_params
 
 Critic = Literal["features", "shared", "separate", "lora"]
 
-
-@dataclasses.dataclass(frozen=True)
-class Device:
-    """An accelerator by its datasheet."""
-
-    memory: float
-    """Bytes."""
-    bandwidth: float
-    """Bytes per second."""
-    flops: float
-    """Dense bf16 operations per second."""
-
-
-DEVICES: dict[str, Device] = {
-    "a100": Device(80e9, 2.04e12, 312e12),
-    "h100": Device(80e9, 3.35e12, 989e12),
-    "h200": Device(141e9, 4.8e12, 989e12),
-    "l40s": Device(48e9, 0.864e12, 362e12),
-    "v4": Device(32e9, 1.23e12, 275e12),
-    "v5e": Device(16e9, 0.819e12, 197e12),
-    "v5p": Device(95e9, 2.765e12, 459e12),
-    "v6e": Device(32e9, 1.64e12, 918e12),
-}
-RESERVED = 0.06
-"""Share of a device's memory that the runtime, the compiler's scratch and fragmentation keep."""
 
 RANDOM_FEATURES, MOMENTS = 192, 6
 """Of the least-squares critic by default: features beside the hidden state, batches remembered."""
@@ -104,16 +80,26 @@ class CapacityPlan:
     """What a run takes of each device, and its floors."""
 
     title: str
-    memory: tuple[Item, ...]
-    """Bytes per device."""
+    held: tuple[Item, ...]
+    """Bytes per device all through an iteration."""
+    rollout: tuple[Item, ...]
+    """Bytes per device beside them while episodes are collected."""
+    update: tuple[Item, ...]
+    """Bytes per device beside them while the policy learns."""
     available: float
     """Bytes that a device can give."""
     times: tuple[Item, ...]
     """Seconds per iteration, at best."""
 
     @property
+    def memory(self) -> tuple[Item, ...]:
+        """Every line."""
+        return (*self.held, *self.rollout, *self.update)
+
+    @property
     def total(self) -> float:
-        return sum(item.amount for item in self.memory)
+        """Bytes per device at most: rollout and update are not there together."""
+        return _sum(self.held) + max(_sum(self.rollout), _sum(self.update))
 
     @property
     def fits(self) -> bool:
@@ -121,21 +107,11 @@ class CapacityPlan:
 
     @property
     def seconds(self) -> float:
-        return sum(item.amount for item in self.times)
+        return _sum(self.times)
 
 
-class PlanError(ValueError):
-    """Something that cannot be planned for."""
-
-
-def parse_device(name: str) -> tuple[Device, int]:
-    """`h200` is one, `v5e-8` and `h100-8` are eight."""
-    match = re.fullmatch(r"([a-z]\w*?)(?:-(\d+))?", name)
-    if match is None or match[1] not in DEVICES or match[2] == "0":
-        raise PlanError(
-            f"device {name!r}; expected one of {', '.join(DEVICES)}, with -COUNT for several"
-        )
-    return DEVICES[match[1]], int(match[2] or 1)
+def _sum(items: Iterable[Item]) -> float:
+    return sum(item.amount for item in items)
 
 
 # -- sizes -----------------------------------------------------------------------------------------
@@ -287,10 +263,18 @@ def _weights(config: TransformerConfig, mesh: AbstractMesh, frozen_size: int) ->
     return items
 
 
+class _Phases(NamedTuple):
+    """What comes beside the policy, its optimizer and its reference."""
+
+    held: Item
+    rollout: Item
+    update: tuple[Item, Item]
+
+
 def _others(
     config: TransformerConfig, mesh: AbstractMesh, load: Workload, critic: Critic
-) -> list[Item]:
-    """Critic, gradients, cache and activations."""
+) -> _Phases:
+    """Critic, cache, gradients and activations."""
     params = abstract_params(config)
     trained = _count_on_device(partition(params)[0] if config.lora_rank else params, mesh)
     ways, tensor = meshes.row_ways(mesh), mesh.shape["tensor"]
@@ -310,12 +294,14 @@ def _others(
     own_slots, own_rows = load.slots / ways, max(1, load.micro_rows // ways)
     cache = own_slots * length * cache_bytes_per_token(config) / tensor
     activations = activation_bytes(config, own_rows, row, replies, tensor)
-    return [
+    return _Phases(
         Item(f"critic: {critic}", amount, why),
-        Item("gradients", 4.0 * copies * largest, "float32" + ", and their sum" * (copies > 1)),
         Item("cache", cache, f"{own_slots:g} slots of {length} tokens"),
-        Item("activations", activations, f"{own_rows} rows of {row}, remat {config.remat}"),
-    ]
+        (
+            Item("gradients", 4.0 * copies * largest, "float32" + ", and their sum" * (copies > 1)),
+            Item("activations", activations, f"{own_rows} rows of {row}, remat {config.remat}"),
+        ),
+    )
 
 
 def plan(
@@ -364,20 +350,31 @@ def plan(
         held = _count_on_device(abstract_params(config), mesh)
         amount = float(jnp.dtype(reference_dtype).itemsize * held)
         memory.append(Item("reference", amount, f"{reference_dtype}, for the KL term"))
-    memory += _others(config, mesh, load, critic)
+    others = _others(config, mesh, load, critic)
     times = floors(config, kind, mesh, load, critic, reference)
     axes = " ".join(f"{axis}={size}" for axis, size in zip(meshes.AXES, sizes, strict=True))
     return CapacityPlan(
-        f"{title} on {device} ({axes})", tuple(memory), kind.memory * (1 - RESERVED), times
+        title=f"{title} on {device} ({axes})",
+        held=(*memory, others.held),
+        rollout=(others.rollout,),
+        update=others.update,
+        available=kind.memory * MEMORY_FRACTION,
+        times=times,
     )
 
 
 def render(plan: CapacityPlan) -> str:
     """The plan as a table."""
-    lines = [plan.title, "", "memory per device"]
-    lines += [f"  {x.name:<20}{x.amount / 1e9:>9.2f} GB   {x.why}" for x in plan.memory]
+    lines = [plan.title]
+    for about, items in (
+        ("memory per device, all through", plan.held),
+        ("beside it in a rollout", plan.rollout),
+        ("beside it in an update", plan.update),
+    ):
+        lines += ["", about]
+        lines += [f"  {x.name:<20}{x.amount / 1e9:>9.2f} GB   {x.why}" for x in items]
     share = f"{plan.total / plan.available:.0%} of {plan.available / 1e9:.1f} GB to give"
-    lines.append(f"  {'together':<20}{plan.total / 1e9:>9.2f} GB   {share}")
+    lines += ["", f"  {'at most together':<20}{plan.total / 1e9:>9.2f} GB   {share}"]
     advice = "DOES NOT FIT: more fsdp, adapters (lora), a shared trunk, or fewer micro_rows"
     verdict = "fits" if plan.fits else advice
     lines += [f"  {verdict}", "", "an iteration, at the roofline"]

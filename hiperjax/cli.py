@@ -28,6 +28,7 @@ from hiperjax.commands.arguments import (
     split_preset,
 )
 from hiperjax.config import ConfigError, MeshConfig, RunConfig
+from hiperjax.devices import claim_memory
 from hiperjax.files import cache_folder
 from hiperjax.presets import PRESETS
 from hiperjax.streams import protect_streams
@@ -272,6 +273,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(2)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    claim_memory()
     keep_compiled_programs()
     sys.exit(_run(args[0], args[1:]))
 

@@ -63,11 +63,12 @@ class ModelConfig:
     """Tokenizer folder for random weights; none trains one on the suite's words."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of activations and matrix products."""
-    remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass computes again instead of keeping it."""
-    attention: Literal["xla", "cudnn"] = "xla"
-    """Attention of whole rows; cudnn (NVIDIA GPU and bfloat16) keeps no scores. Decoding stays with
-    xla, and so do windows beside a shared prefix."""
+    remat: Literal["none", "dots", "full", "auto"] = "none"
+    """What the backward pass computes again instead of keeping it: nothing, all but products with
+    weights, each layer; auto: dots where a device has 80 GB and more, elsewhere full."""
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    """Attention of whole rows. auto: cudnn on an NVIDIA GPU in bfloat16, splash on a TPU, elsewhere
+    xla, the only one that keeps scores. Decoding stays with xla."""
     decode_unroll: int = 1
     """Layers unrolled per step of the decode loop over layers."""
     lora_rank: int = 0
@@ -144,6 +145,8 @@ class RolloutConfig:
     pipeline_groups: int = 1
     """Slot groups: the device decodes one while the host steps another's environments. 2 pays where
     the device is fast, and on a CPU of two cores and more."""
+    engine: str = "native"
+    """What decodes replies: native, or MODULE:NAME of what makes engines (docs/extending.md)."""
     temperature: float = 1.0
     """Sampling temperature in training; the policy that learns is the tempered one."""
     top_p: float = 1.0

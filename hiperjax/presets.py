@@ -130,13 +130,13 @@ _OFFICIAL_CRITIC = CriticConfig(warmup_epochs=1, value_clip=0.5)
 
 
 def _published(shape: str, **model: Any) -> ModelConfig:
-    return ModelConfig(shape=shape, dtype="bfloat16", remat="full", **model)
+    return ModelConfig(**({"shape": shape, "dtype": "bfloat16", "remat": "auto"} | model))
 
 
 _ALFWORLD_QWEN = RunConfig(
     env=EnvConfig(suite="alfworld", max_turns=50),
     model=_published("qwen2.5-1.5b"),
-    rollout=RolloutConfig(slots=128, prefill_rows=8),
+    rollout=RolloutConfig(slots=128, prefill_rows=8, pipeline_groups=2),
     credit=_OFFICIAL_CREDIT,
     critic=_OFFICIAL_CRITIC,
     ppo=PpoConfig(micro_sequences=4),
@@ -145,7 +145,7 @@ _ALFWORLD_QWEN = RunConfig(
 
 _ALFWORLD_QWEN_LORA = dataclasses.replace(
     _ALFWORLD_QWEN,
-    model=_published("qwen2.5-7b", lora_rank=32, lora_alpha=64.0),
+    model=_published("qwen2.5-7b", remat="full", lora_rank=32, lora_alpha=64.0),
     critic=dataclasses.replace(_OFFICIAL_CRITIC, kind="lora", learning_rate=1e-4),
     ppo=dataclasses.replace(_ALFWORLD_QWEN.ppo, learning_rate=1e-5),
 )

@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hiperjax.acting.checks import check_collector
+from hiperjax.acting.checks import check_collector, check_engine
 from hiperjax.envs.checks import check_suite
 from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator
 from hiperjax.types import STREAMS
 
-__all__ = ["check_collector", "check_estimator", "check_suite", "example_inputs"]
+__all__ = ["check_collector", "check_engine", "check_estimator", "check_suite", "example_inputs"]
 
 Estimate = Callable[[CreditInputs], Credit]
 TOLERANCE = 1e-4

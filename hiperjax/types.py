@@ -175,6 +175,10 @@ class Sequences(NamedTuple):
     reply_index: Int[Any, "S Q"]
     """index `k * R + r` of each reply token among those of its sequence's rows; `K * R` where there
     is none. `Q` is a bucket that holds the replies of the sequence with most reply tokens"""
+    attention_rows: Int[Any, "S W A"] | None = None
+    """where attention runs on rows of one window each, the prefix in front: token of its sequence
+    that each of a row's `A` columns reads; `W` and `A` are buckets that hold the most windows of a
+    sequence and the longest row"""
 
 
 class TurnRows(NamedTuple):

@@ -237,7 +237,7 @@ def _check_windows(t: PromptConfig) -> None:
 
 def _check_model(m: ModelConfig, critic: str) -> None:
     _require(
-        m.attention == "xla" or m.dtype == "bfloat16",
+        m.attention != "cudnn" or m.dtype == "bfloat16",
         f"model.attention is {m.attention} with model.dtype {m.dtype}; cudnn wants bfloat16",
     )
     _require(

@@ -11,7 +11,6 @@ from hiperjax_kernels.attention import (
     Shared,
     attend,
     attend_in_blocks,
-    merge_parts,
     row_mask,
     window_mask,
 )
@@ -117,21 +116,6 @@ def test_lengths_say_what_a_causal_mask_does():
     np.testing.assert_array_equal(by_length, by_mask)
 
 
-def test_parts_merge_by_log_sum_exp():
-    """What cuDNN's two calls give, made by hand: attention over each part and its log-sum-exp."""
-    x, mask = make(8), causal([Q, Q])
-    whole = reference(x, mask, True)
-    scores = np.einsum("nqhd,nhkd->nqhk", x["query"], x["key"].repeat(2, 1)) / np.sqrt(d)
-    scores = np.where(mask[:, :, None], scores, -np.inf)
-    before = np.einsum("nqhd,hpd->nqhp", x["query"], x["k"].repeat(2, 0)) / np.sqrt(d)
-    logs = [np.log(np.exp(s).sum(-1)) for s in (scores, before)]
-    own = reference(x, mask, False)
-    shared = np.einsum("nqhp,hpd->nqhd", np.exp(before - logs[1][..., None]), x["v"].repeat(2, 0))
-    parts = [tuple(jnp.asarray(y, jnp.float32) for y in part)
-             for part in ((own, logs[0]), (shared, logs[1]))]  # fmt: skip
-    np.testing.assert_allclose(merge_parts(*parts), whole, atol=2e-6)
-
-
 def test_a_query_moves_with_no_later_key():
     y = {name: jnp.asarray(value, jnp.float32) for name, value in make(9).items()}
     mask = jnp.asarray(causal([Q, Q]))
@@ -156,36 +140,11 @@ def test_windows_reach_so_far_back():
     assert near.sum(axis=1).tolist() == [1, 2, 2, 2]
 
 
-def test_what_cannot_be_masked_is_refused():
+def test_lengths_and_a_mask_exclude_each_other():
     y = {name: jnp.asarray(value, jnp.float32) for name, value in make(1).items()}
     own = (y["query"], y["key"], y["value"])
     with pytest.raises(ValueError, match="either mask or lengths"):
         attend(*own)
-    shared = Shared(*(y[name][0] for name in ("key", "value")))
-    with pytest.raises(ValueError, match="cudnn takes lengths beside shared"):
-        attend(*own, mask=jnp.asarray(causal([Q, Q])), shared=shared, implementation="cudnn")
-
-
-def test_packed_rows_lower_to_the_fused_kernel_forward_and_backward(monkeypatch):
-    """What a machine without a GPU can tell: the program asks for cuDNN's kernel, no scores."""
-    fused = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
-    if not hasattr(fused, "check_cudnn_version"):
-        pytest.skip("this JAX asks for cuDNN's version elsewhere")
-    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91200)
-    length, heads, groups, size = 128, 4, 2, 64
-    wide = jax.ShapeDtypeStruct((2, length, heads, size), jnp.bfloat16)
-    narrow = jax.ShapeDtypeStruct((2, groups, length, size), jnp.bfloat16)
-    mask = jax.ShapeDtypeStruct((2, length, length), bool)
-
-    def loss(query, key, value, mask):
-        out = attend(query, key, value, mask=mask, implementation="cudnn")
-        return out.astype(jnp.float32).sum()
-
-    traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(wide, narrow, narrow, mask)
-    text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    assert "__cudnn$fmhaScaleBiasSoftmax(" in text
-    assert "__cudnn$fmhaScaleBiasSoftmaxBackward(" in text
-    assert f"x{length}x{length}xf32" not in text
 
 
 @pytest.mark.parametrize("block", [4, 5, 16])

@@ -1,6 +1,7 @@
 """Plans: the published floors, memory against what the compiler says, and what cannot fit."""
 
 import dataclasses
+import os
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +9,21 @@ import optax
 import pytest
 
 from hiperjax.capacity import (
-    DEVICES,
     Workload,
     activation_bytes,
     cache_bytes_per_token,
     decode_step_seconds,
     forward_flops,
     matmul_parameters,
-    parse_device,
     plan,
     render,
+)
+from hiperjax.devices import (
+    DEVICES,
+    MEMORY_FRACTION,
+    VARIABLE,
+    claim_memory,
+    parse_device,
 )
 from hiperjax.models.shapes import SHAPES
 from hiperjax.models.transformer import TransformerConfig, abstract_params, forward, logits
@@ -157,6 +163,29 @@ def test_adapters_make_7b_fit_one_h200():
 def test_1p5b_fits_one_h200_and_not_one_v5e():
     assert plan(_shape("qwen2.5-1.5b"), "h200", LOAD).fits
     assert not plan(_shape("qwen2.5-1.5b"), "v5e", LOAD).fits
+
+
+def test_a_rollout_and_an_update_are_not_held_together():
+    """Slots cost nothing until their cache is larger than what the update takes."""
+    few, more, many = (
+        plan(_shape("qwen2.5-1.5b"), "h200", dataclasses.replace(LOAD, slots=slots))
+        for slots in (8, 64, 2048)
+    )
+    assert few.total == more.total < many.total
+    cache = many.rollout[0].amount
+    assert many.total == pytest.approx(sum(x.amount for x in many.held) + cache)
+    assert render(few).index("gradients") > render(few).index("cache")
+
+
+def test_the_command_line_takes_what_plans_count_with(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    claim_memory()
+    assert float(os.environ[VARIABLE]) == MEMORY_FRACTION
+    found = plan(_shape("qwen2.5-1.5b"), "h100", LOAD)
+    assert found.available == MEMORY_FRACTION * DEVICES["h100"].memory
+    monkeypatch.setenv(VARIABLE, "0.5")
+    claim_memory()
+    assert os.environ[VARIABLE] == "0.5"
 
 
 def test_devices_are_parsed_or_refused():

@@ -22,7 +22,7 @@ WORDLESS_LINES = 8
 
 GROUND = {
     "types", "config", "estimator_options", "intervals", "random_keys", "models", "kernels",
-    "files", "stop", "streams", "validation", "entry_points",
+    "files", "stop", "streams", "validation", "entry_points", "devices",
 }  # fmt: skip
 MIDDLE = {"acting", "learning", "envs", "judging"}
 MAY_IMPORT: Mapping[str, set[str]] = {
@@ -31,7 +31,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "models": {"kernels", "files"},
     "validation": {"config", "estimator_options"},
     "presets": {"config"},
-    "capacity": {"kernels", "models", "distributed"},
+    "capacity": {"kernels", "models", "distributed", "devices"},
     "envs": {"types", "intervals", "files", "stop", "entry_points"},
     "judging": {"types"},
     "acting": {"envs", "models", "types", "stop", "entry_points"},

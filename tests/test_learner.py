@@ -23,7 +23,7 @@ from hiperjax.learning.batches import (
 )
 from hiperjax.learning.credit.registry import ESTIMATORS
 from hiperjax.learning.learner import Learner
-from hiperjax.learning.minibatches import make_order, split_into_minibatches
+from hiperjax.learning.minibatches import accumulate, make_order, split_into_minibatches
 from hiperjax.learning.packing import pack, pack_final_prompts
 from hiperjax.models.lora import add_adapters, partition
 from hiperjax.models.transformer import (
@@ -591,3 +591,33 @@ def test_an_order_follows_the_split():
     found = [int((row < 45).sum()) for row in order[:steps]]
     assert found == 2 * sizes == 2 * [15, 16, 14]
     assert sorted(order[:3].ravel()) == list(range(60))
+
+
+def test_layers_are_cast_once_and_gradients_are_those_of_the_masters():
+    """bfloat16: to the bit, added up in float32; the copy is made before the micro-batches."""
+    model = dataclasses.replace(MODEL, dtype="bfloat16")
+    batch, _ = packed(capacity=4)
+    shapes = jax.eval_shape(
+        lambda: assigned(make_learner(), capacity=4)[3]  # a batch as the update takes it
+    )
+    part = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes)
+    part = part._replace(sequences=jax.tree.map(jnp.asarray, batch.sequences))
+
+    def loss(policy, part, counts):
+        hidden = run_sequences(policy, model, part.sequences).astype(jnp.float32)
+        weight = jnp.cos(jnp.arange(hidden.size, dtype=jnp.float32)).reshape(hidden.shape)
+        return jnp.sum(weight * hidden), {}
+
+    def gradient(dtype):
+        def run(policy, part):
+            return accumulate(loss, policy, part, 2, dtype=dtype)[0]
+
+        steps = jax.make_jaxpr(run)(POLICY, part).eqns
+        (loop,) = (step for step in steps if step.primitive.name == "while")
+        return jax.jit(run)(POLICY, part), [(x.aval.shape, x.aval.dtype) for x in loop.invars]
+
+    (masters, plain), (cast, given) = gradient("float32"), gradient("bfloat16")
+    chex.assert_trees_all_equal(cast, masters)
+    assert {x.dtype for x in jax.tree.leaves(cast)} == {np.dtype("float32")}
+    copy = (2, 16, 24), jnp.dtype("bfloat16")  # an up projection, of both layers
+    assert copy in given and copy not in plain

@@ -8,7 +8,7 @@ from helpers.episodes import make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hiperjax.learning.layout import lay_out, round_up
+from hiperjax.learning.layout import Room, choose_reply_places, lay_out, round_up
 from hiperjax.learning.packing import assign_ids, pack, pack_final_prompts
 
 lengths = st.lists(st.integers(1, 6), min_size=1, max_size=6)
@@ -200,3 +200,29 @@ def test_broken_trajectories_are_refused_by_name(kind, message):
 def test_more_turns_than_slots_is_refused():
     with pytest.raises(ValueError, match="5 turns; expected at most 4"):
         pack(make_batch(0, [5]), max_turns=4)
+
+
+@pytest.mark.parametrize("needed", [1, 128, 129, 300, 1024, 1025, 1600, 5000])
+def test_reply_places_follow_the_fullest_sequence(needed):
+    room = choose_reply_places(needed)
+    assert needed <= room <= max(128, 1.5 * needed)
+
+
+def test_attention_rows_are_the_prefix_and_one_window():
+    """Whatever the layout, a row reads the tokens that its window would have alone."""
+    prefix = np.array([7, 3, 9, 1], np.int32)
+    layout = dict(max_turns=6, length=64, per_sequence=3)
+    given = [_with_prefix(t, prefix) for t in make_batch(3, [2, 4, 1])]
+    batch = pack(given, prefix=prefix.tolist(), attention_columns=8, **layout)
+    sequences, rows = batch.sequences, batch.sequences.attention_rows
+    assert rows is not None and rows.shape[2] % 8 == 0
+    for s in range(batch.count):
+        for window in range(1, sequences.segment[s].max() + 1):
+            own = (sequences.segment[s] == window) & sequences.token_mask[s]
+            alone = np.concatenate([prefix, sequences.tokens[s, own]])
+            read = sequences.tokens[s, rows[s, window - 1]]
+            np.testing.assert_array_equal(read[: len(alone)], alone)
+    least = Room(reads=17, windows=5, columns=128)
+    wide = pack(given, prefix=prefix.tolist(), attention_columns=8, least=least, **layout)
+    assert wide.sequences.attention_rows is not None
+    assert wide.sequences.attention_rows.shape[1:] == (5, 128)

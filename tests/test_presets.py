@@ -14,7 +14,8 @@ from hiperjax.learning.packing import pack, pack_final_prompts
 from hiperjax.models.lora import adapt, base_config, partition
 from hiperjax.models.transformer import decode, init_cache, init_params, prefill
 from hiperjax.presets import PRESETS
-from hiperjax.training.build import check_weights, make_learner, model_shape
+from hiperjax.training.build import check_weights, make_learner
+from hiperjax.training.model import attention_columns, choose_attention, choose_remat, model_shape
 from hiperjax.validation import validate
 
 PUBLISHED = [name for name, (_, config) in PRESETS.items() if config.model.shape is not None]
@@ -105,6 +106,36 @@ def test_published_presets_ask_for_their_weights(name):
     check_weights(
         dataclasses.replace(config, model=dataclasses.replace(config.model, random_weights=True))
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "dtype", "platform", "kernel"),
+    [
+        ("auto", "bfloat16", "cpu", "xla"),
+        ("auto", "bfloat16", "cuda", "cudnn"),
+        ("auto", "float32", "cuda", "xla"),
+        ("auto", "bfloat16", "rocm", "xla"),
+        ("auto", "float32", "tpu", "splash"),
+        ("xla", "bfloat16", "tpu", "xla"),
+    ],
+)
+def test_attention_is_chosen_by_the_device(asked, dtype, platform, kernel):
+    assert choose_attention(asked, dtype, platform) == kernel
+    assert (attention_columns(platform) > 0) == (platform != "cpu")
+
+
+def test_layers_are_kept_where_memory_allows():
+    kept = {memory: choose_remat("auto", memory) for memory in (0.0, 30e9, 73e9, 130e9)}
+    assert list(kept.values()) == ["full", "full", "dots", "dots"]
+    assert choose_remat("none", 0.0) == "none"
+
+
+def test_attention_that_the_device_lacks_is_refused():
+    config = PRESETS["alfworld-qwen2.5-1.5b"][1]
+    for kernel, home in (("splash", "tpu"), ("cudnn", "cuda")):
+        model = dataclasses.replace(config.model, attention=kernel)
+        with pytest.raises(ConfigError, match=f"{kernel} on cpu; it runs on {home} alone"):
+            model_shape(dataclasses.replace(config, model=model), vocab_size=1)
 
 
 def test_published_presets_have_the_papers_numbers():

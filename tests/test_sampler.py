@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hiperjax.acting.sampler import advance, draw, init_state, insert, start
+from hiperjax.acting.sampler import advance, draw, init_state, insert, keep_nucleus, start
 from hiperjax.models.transformer import TransformerConfig, forward, init_params, logits
 
 CONFIG = TransformerConfig(
@@ -16,6 +18,7 @@ PARAMS = init_params(CONFIG, jax.random.key(0))
 PROMPTS = [np.arange(1, 1 + n) % 23 for n in (3, 7, 5, 2, 6)]
 REPLY = 10
 STOP = tuple(range(16, 23))
+keep = jax.jit(keep_nucleus, static_argnums=1)
 
 
 def sample(slots: list[int], total: int, chunk: int, temperature: float = 1.0, length: int = 8):
@@ -69,6 +72,22 @@ def test_greedy_takes_the_likeliest_token():
     token, logprob = draw(scores, keys, jnp.zeros(2, jnp.int32), 0.0)
     assert token.tolist() == [1, 0]
     np.testing.assert_allclose(logprob, jax.nn.log_softmax(scores)[[0, 1], [1, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.9])
+@given(st.lists(st.integers(-8, 8), min_size=12, max_size=12))
+def test_the_nucleus_is_what_a_sort_finds(top_p, rows):
+    """Ties included: whatever is as probable as the last token needed is kept."""
+    scores = np.array(rows, np.float32).reshape(2, 6) / 4
+    kept = np.isfinite(keep(jnp.asarray(scores), top_p))
+    chances = np.exp(scores.astype(float))
+    chances /= chances.sum(axis=-1, keepdims=True)
+    for row, found in zip(chances, kept, strict=True):
+        least = sorted(row, reverse=True)[int((np.cumsum(-np.sort(-row)) < top_p - 1e-6).sum())]
+        expected = row >= least * (1 - 1e-5)
+        without = row[row > least * (1 + 1e-5)].sum()
+        if abs(without - top_p) > 1e-5:  # else rounding says
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_draws_follow_the_distribution_and_the_nucleus_cuts_its_tail():

@@ -47,7 +47,6 @@ from hiperjax.acting.demonstrations import (
     transcribe,
 )
 from hiperjax.capacity import (
-    Device,
     Workload,
     decode_step_seconds,
     floors,
@@ -55,6 +54,7 @@ from hiperjax.capacity import (
     render,
 )
 from hiperjax.config import RunConfig
+from hiperjax.devices import Device
 from hiperjax.distributed.mesh import AXES
 from hiperjax.distributed.rollout import DistributedRollout
 from hiperjax.models.tokenizers import END_OF_TURN, PAD
@@ -345,7 +345,7 @@ def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--noise", type=float, default=0.5, help="random share of the expert")
     parser.add_argument("--iterations", type=int, default=2, help="after one that compiles")
     parser.add_argument("--critic", help="separate (published shapes), shared, features (tiny)")
-    parser.add_argument("--attention", default="xla", help="xla, cudnn (published shapes)")
+    parser.add_argument("--attention", default="auto", help="auto, xla, ... (published shapes)")
     parser.add_argument("--micro", type=int, help="sequences of a forward pass")
     parser.add_argument("--tokenizer", type=pathlib.Path, help="folder; default: made here")
     parser.add_argument("--device", help="for floors and plans: h200, a100, ...")

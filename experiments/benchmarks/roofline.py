@@ -10,7 +10,7 @@ import numpy as np
 from experiments.benchmarks.common import clock
 from hiperjax.acting.lane_sizes import LaneShape
 from hiperjax.acting.sampler import advance, init_state
-from hiperjax.capacity import DEVICES, Device, parse_device
+from hiperjax.devices import DEVICES, Device, parse_device
 from hiperjax.models.transformer import Params, TransformerConfig, cast_params
 
 

@@ -79,13 +79,15 @@ class Lane(Generic[Owner]):
         config: TransformerConfig,
         key: Key[Array, ""],
         *,
+        shared: Sequence[int] = (),
         prefix: KeyValues | None,
         find_stop: Callable[[list[int], int], int | None],
         stats: RolloutStats,
         openings: Openings | None = None,
         **sampling: Any,
     ):
-        """`openings`: look for prompts that others have opened with, and keep one's own there."""
+        """`shared`: what opening prompts begin with, its keys and values in `prefix`. `openings`:
+        look for prompts that others have opened with, and keep one's own there."""
         self.shape, self.params, self.key, self.prefix = shape, params, key, prefix
         self.stats, self.find_stop = stats, find_stop
         self.static: dict[str, Any] = {"config": config} | sampling
@@ -93,6 +95,7 @@ class Lane(Generic[Owner]):
         self.halted = np.zeros(shape.slots, bool)
         self.state: SamplerState = init_state(config, shape.slots, shape.context, shape.reply)
         self._steps = self._asked = 0
+        self._shared = len(shared)
         self._openings = openings
 
     @property
@@ -108,8 +111,10 @@ class Lane(Generic[Owner]):
         """Queue an owner's next prompt, in the slot it has or in a free one."""
         at = self._find(owner)
         at = self.slots.index(None) if at is None else at
-        self.slots[at] = _Slot(owner, prompt, number, turn, self._asked)
+        self.slots[at] = _Slot(owner, prompt[self._shared :], number, turn, self._asked)
         self._asked += 1
+        self.stats.prompt_tokens += self._shared
+        self.stats.shared_tokens += self._shared
 
     def ask_more(self, owner: Owner, more: Sequence[int], *, number: int, turn: int) -> None:
         """Queue what an owner's context grows by, after the reply that was harvested last."""
@@ -284,9 +289,8 @@ class Lane(Generic[Owner]):
         if not self.busy:
             return []
         s = self.state
-        live, count, reply, logprobs, steps = jax.device_get(
-            (s.live, s.count, s.reply, s.logprobs, s.steps)
-        )
+        live, count, reply, steps = jax.device_get((s.live, s.count, s.reply, s.steps))
+        logprobs = None
         self.stats.decode_slots += int(steps - self._steps) * len(self.slots)
         self._steps = int(steps)
         done = []
@@ -301,5 +305,7 @@ class Lane(Generic[Owner]):
                 slot.reply = ids = ids[:stop].copy()
                 self.stats.reply_tokens += len(ids)
                 self.stats.decode_tokens += len(ids) - 1
+                if logprobs is None:  # fetched only where a reply is complete
+                    logprobs = jax.device_get(s.logprobs)
                 done.append((slot.owner, ids, logprobs[i, : len(ids)].copy()))
         return done

@@ -20,6 +20,7 @@ from jaxtyping import Array, Key
 
 from hiperjax.acting.blocks import CLOSING_ACTION, find_stop, parse_reply
 from hiperjax.acting.collector import RolloutResult
+from hiperjax.acting.engine import Engine, EngineFactory
 from hiperjax.acting.episode import EpisodeRecorder
 from hiperjax.acting.lane_sizes import LaneShape, RolloutStats
 from hiperjax.acting.lanes import Lane, Openings
@@ -76,8 +77,8 @@ class Rollout:
     row_multiple: int = 1
     strict_format: bool = True
     rewrite_on_keep: bool = False
-    lane_factory: Callable[..., Lane] = Lane
-    """Makes what runs the slots of one group, called like `Lane`."""
+    lane_factory: EngineFactory = Lane
+    """Makes what runs the slots of one group."""
     parse: ReplyParser | None = None
     """Reads a reply; by default `parse_reply`, with the settings above."""
 
@@ -179,21 +180,21 @@ class _Run:
         self.stats = RolloutStats()
         self.seconds: dict[str, float] = collections.defaultdict(float)
         shared = rollout.prompter.shared_prefix
-        self.shared = len(shared)
         prefix = None
         if shared:
             prefix = encode_prefix(params, jnp.asarray(shared, jnp.int32), config=rollout.config)
-            self.stats.prompt_tokens += self.shared
-            self.stats.prefill_slots += self.shared
+            self.stats.prompt_tokens += len(shared)
+            self.stats.prefill_slots += len(shared)
         # Where contexts grow, episodes of one task share their opening.
         groups = rollout.shape.window > 0 and len(set(task_ids)) < len(task_ids)
         openings = Openings() if groups else None
-        self.lanes: list[Lane[PlayedEpisode]] = [
+        self.lanes: list[Engine[PlayedEpisode]] = [
             rollout.lane_factory(
                 rollout.shape,
                 params,
                 rollout.config,
                 key,
+                shared=shared,
                 prefix=prefix,
                 find_stop=partial(find_stop, rollout.pieces),
                 stats=self.stats,
@@ -214,7 +215,7 @@ class _Run:
         self.seconds[name] += time.perf_counter() - started
         return result
 
-    def fill(self, lane: Lane) -> None:
+    def fill(self, lane: Engine) -> None:
         """Open waiting episodes in the lane's free slots; with none waiting, let it shrink."""
         while self.queue and lane.free:
             count = min(lane.free, len(self.queue))
@@ -246,11 +247,11 @@ class _Run:
         self.stats.window_overflows += prompt.overflow
         return prompt
 
-    def _leave(self, lane: Lane, episode: PlayedEpisode) -> None:
+    def _leave(self, lane: Engine, episode: PlayedEpisode) -> None:
         lane.release(episode)
         self.free_env_slots.append(episode.env_slot)
 
-    def _ask(self, lane: Lane, episode: PlayedEpisode) -> None:
+    def _ask(self, lane: Engine, episode: PlayedEpisode) -> None:
         """Write the episode's next prompt; an episode whose prompt cannot fit is discarded."""
         try:
             episode.prompt = prompt = self._write(episode)
@@ -262,11 +263,9 @@ class _Run:
         if not prompt.opens:
             lane.ask_more(episode, prompt.ids, number=number, turn=turn)
             return
-        self.stats.prompt_tokens += self.shared
-        self.stats.shared_tokens += self.shared
-        lane.ask(episode, prompt.ids[self.shared :], number=number, turn=turn)
+        lane.ask(episode, prompt.ids, number=number, turn=turn)
 
-    def harvest(self, lane: Lane) -> None:
+    def harvest(self, lane: Engine) -> None:
         """Take finished replies, step their environments, ask for their next turns."""
         replies = self.measure("device", lane.harvest)
         parsed = [self.r.read_reply(episode, ids) for episode, ids, _ in replies]
@@ -285,7 +284,7 @@ class _Run:
 
     def _record(
         self,
-        lane: Lane,
+        lane: Engine,
         episode: PlayedEpisode,
         ids: np.ndarray,
         logprobs: np.ndarray,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from hiperjax.models.transformer import (
@@ -82,13 +83,31 @@ def keep_slots(state: SamplerState, slots: Int[Array, " s"]) -> SamplerState:
     return SamplerState(cache=cache, steps=state.steps, **rest)
 
 
-def _keep_nucleus(scores: Float[Array, "S V"], top_p: float) -> Float[Array, "S V"]:
-    """Mask what lies outside the smallest set of tokens that holds `top_p` of the mass."""
-    ordered = jnp.sort(scores, axis=-1, descending=True)
-    mass = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1)
-    last = jnp.sum(mass < top_p, axis=-1, keepdims=True)
-    threshold = jnp.take_along_axis(ordered, last, axis=-1)
-    return jnp.where(scores >= threshold, scores, -jnp.inf)
+HALVINGS = 31
+"""Until the bits of a float between 0 and 1 are known."""
+
+
+def keep_nucleus(scores: Float[Array, "S V"], top_p: float) -> Float[Array, "S V"]:
+    """Mask what lies outside the smallest set of tokens that holds `top_p` of the mass.
+
+    Tokens as probable as the last one that is needed are kept too. Nothing is sorted: the least
+    probability kept is found by halving the bits of a float, whose order is that of the numbers.
+    """
+    chances = jax.nn.softmax(scores.astype(jnp.float32), axis=-1)
+
+    def at_least(bits: Int[Array, " S"]) -> Bool[Array, "S V"]:
+        return chances >= jax.lax.bitcast_convert_type(bits, jnp.float32)[:, None]
+
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = low + (high - low) // 2
+        enough = jnp.where(at_least(middle), chances, 0.0).sum(axis=-1) >= top_p
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    zero = jnp.zeros(scores.shape[:1], jnp.int32)
+    beyond = zero + int(np.float32(1).view(np.int32)) + 1
+    least, _ = jax.lax.fori_loop(0, HALVINGS, halve, (zero, beyond))
+    return jnp.where(at_least(least), scores, -jnp.inf)
 
 
 def draw(
@@ -108,7 +127,7 @@ def draw(
     scores = scores / jnp.where(sampled, temperature, 1.0)
     logprobs = jax.nn.log_softmax(scores, axis=-1)
     if top_p < 1:
-        scores = _keep_nucleus(scores, top_p)
+        scores = keep_nucleus(scores, top_p)
     step_keys = jax.vmap(jax.random.fold_in)(keys, index)
     noise = jax.vmap(lambda k: jax.random.gumbel(k, scores.shape[-1:], jnp.float32))(step_keys)
     token = jnp.argmax(jnp.where(sampled, scores + noise, scores), axis=-1).astype(jnp.int32)

@@ -4,7 +4,9 @@ import math
 from typing import NamedTuple
 
 from hiperjax.config import PromptConfig, RunConfig
-from hiperjax.training.build import fit_sequences, model_shape
+from hiperjax.devices import site_of
+from hiperjax.training.build import fit_sequences
+from hiperjax.training.model import model_shape
 
 USUAL_PROMPT = 0.4
 """Mean prompt, as a share of the longest."""
@@ -45,7 +47,7 @@ def plan_capacity(config: RunConfig, device: str, *, vocab_size: int, turns: flo
     """
     from hiperjax.capacity import Workload, plan, render
 
-    prompt, reply = config.prompt, min(48, config.prompt.reply_length)
+    site, prompt, reply = site_of(device), config.prompt, min(48, config.prompt.reply_length)
     config = fit_sequences(config, prefix=0)
     p, r = config.ppo, config.rollout
     mean = estimate_contexts(prompt, reply=reply, turns=turns)
@@ -67,7 +69,7 @@ def plan_capacity(config: RunConfig, device: str, *, vocab_size: int, turns: flo
         context_limit=prompt.window_length if grows else 0,
     )
     found = plan(
-        model_shape(config, vocab_size),
+        model_shape(config, vocab_size, platform=site.platform, memory=site.memory),
         device,
         load,
         critic=config.critic.kind,

@@ -64,6 +64,7 @@ def run_sequences(
     params: Params, config: TransformerConfig, sequences: Sequences
 ) -> Float[Array, "s C D"]:
     """Hidden states; a turn's are those it would have alone in its sequence."""
+    rows = sequences.attention_rows
     return forward(
         params,
         config,
@@ -71,6 +72,7 @@ def run_sequences(
         token_mask=jnp.asarray(sequences.token_mask),
         positions=jnp.asarray(sequences.position),
         segments=jnp.asarray(sequences.segment),
+        rows=None if rows is None else jnp.asarray(rows),
     )
 
 

@@ -61,7 +61,7 @@ def split_steps(
     laid = [np.asarray(x).reshape(count, -1, *np.shape(x)[1:]) for x in parts]
     for first in range(0, count - size + 1, size):
         chosen = order[first : first + size]
-        picked = Sequences(*(x[chosen] for x in sequences))
+        picked = jax.tree.map(lambda x: x[chosen], sequences)  # noqa: B023
         yield ImitationBatch(picked, *(x[chosen] for x in laid))
 
 

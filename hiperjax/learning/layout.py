@@ -1,6 +1,7 @@
 """Which window goes into which sequence, before anything is written: sizes in, positions out."""
 
 import bisect
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,11 +22,78 @@ def choose_capacity(needed: int, first: int) -> int:
     return first
 
 
-def choose_reply_bucket(needed: int, first: int, *, fine: bool) -> int:
-    """As `choose_capacity`; `fine` has sizes half-way too."""
+def choose_finely(needed: int, first: int) -> int:
+    """As `choose_capacity`, with sizes half-way too."""
     size = choose_capacity(needed, first)
     half_way = 3 * size // 4
-    return half_way if fine and first <= needed <= half_way else size
+    return half_way if first <= needed <= half_way else size
+
+
+REPLY_PLACES = (128, 160, 192, 256, 320, 384, 512, 768, 1024)
+"""Room for the reply tokens of a sequence, while there are few."""
+
+
+def choose_reply_places(needed: int) -> int:
+    """A bucket that holds the reply tokens of the fullest sequence."""
+    for size in REPLY_PLACES:
+        if needed <= size:
+            return size
+    return choose_finely(needed, REPLY_PLACES[-1])
+
+
+class Room(NamedTuple):
+    """Sizes that a batch is given at least: those of the batches before, whose programs are
+    compiled."""
+
+    reads: int = 0
+    """reply tokens of a sequence"""
+    windows: int = 0
+    """attention rows of a sequence"""
+    columns: int = 0
+    """columns of an attention row"""
+
+
+NO_ROOM = Room()
+"""Sizes follow the batch alone."""
+
+
+ROW_GROWTH = 1.25
+"""Ratio of the lengths of attention rows, each a compilation."""
+
+
+def choose_row_length(needed: int, multiple: int) -> int:
+    """A bucket of multiples that holds the longest attention row."""
+    size = multiple
+    while size < needed:
+        size = round_up(math.ceil(size * ROW_GROWTH), multiple)
+    return size
+
+
+def lay_out_rows(
+    segment: np.ndarray, token_mask: np.ndarray, *, multiple: int, least: Room = NO_ROOM
+) -> np.ndarray:
+    """Attention rows `[S W A]` of packed sequences `[S C]`: the token that each column reads.
+
+    One row for each window: the prefix, then the window's own tokens. Columns beyond them read any
+    token.
+
+    Args:
+      segment: window of each token, from 1, its tokens side by side; 0: the prefix.
+      token_mask: tokens that are no padding.
+      multiple: of the columns.
+      least: windows and columns there are at least.
+    """
+    windows = choose_finely(max(1, int(segment.max(initial=0))), 1)
+    windows = max(windows, least.windows)
+    own = segment[:, None] == np.arange(1, windows + 1)[None, :, None]
+    own &= token_mask[:, None]
+    first, count = own.argmax(axis=2), own.sum(axis=2)
+    prefix = (token_mask & (segment == 0)).sum(axis=1)[:, None]
+    columns = choose_row_length(int((prefix + count).max(initial=1)), multiple)
+    columns = max(columns, least.columns)
+    at, shared = np.arange(columns), prefix[:, :, None]
+    source = np.where(at < shared, at, first[:, :, None] + at - shared)
+    return np.minimum(source, segment.shape[1] - 1).astype(np.int32)
 
 
 class Window(NamedTuple):

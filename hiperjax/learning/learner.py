@@ -90,6 +90,7 @@ class Learner:
         score_sequences = score_sequences or min(64, 2 * ppo.micro_sequences or 64)
         self.group_size, self.score_sequences = group_size, score_sequences
         self.temperature = temperature
+        self.accumulate = partial(accumulate, micro=ppo.micro_sequences, dtype=model.dtype)
         self.optimizer = make_policy_optimizer(
             learning_rate=ppo.learning_rate,
             warmup_steps=ppo.warmup_steps,
@@ -290,9 +291,7 @@ class Learner:
             part = jax.tree.map(lambda x: x[index], batch)
             policy, frozen = split_trained(state.policy, self.model)
             trained = (policy, state.critic.heads if heads else None)
-            grads, metrics = accumulate(
-                partial(self._policy_loss, frozen), trained, part, self.ppo.micro_sequences
-            )
+            grads, metrics = self.accumulate(partial(self._policy_loss, frozen), trained, part)
             norm = global_norm(grads)
             stepped = self._apply(state, grads, heads)
             finite = jnp.isfinite(norm) & all_finite(
@@ -354,7 +353,7 @@ class Learner:
         def step(carry: Any, index: Array) -> tuple[Any, Metrics]:
             trained, optimizer = carry
             part = jax.tree.map(lambda x: x[index], batch)
-            grads, metrics = accumulate(loss, trained, part, self.ppo.micro_sequences)
+            grads, metrics = self.accumulate(loss, trained, part)
             moves, moved = self.critic_optimizer.update(grads, optimizer, trained)
             new = (optax.apply_updates(trained, moves), moved)
             finite = jnp.isfinite(global_norm(grads)) & all_finite(new)

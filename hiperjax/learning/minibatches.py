@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from hiperjax.learning.batches import LearnerBatch
 from hiperjax.learning.losses import Metrics, switch_probability
+from hiperjax.models.transformer import cast_layers
 from hiperjax.types import PyTree
 
 EVEN_GROUPS = 4
@@ -136,13 +137,21 @@ def run_steps(step: StepFn, carry: PyTree, order: Array, steps: Array) -> tuple[
 
 
 def accumulate(
-    loss_fn: LossFn, trained: PyTree, part: LearnerBatch, micro: int
+    loss_fn: LossFn, trained: PyTree, part: LearnerBatch, micro: int, *, dtype: str = "float32"
 ) -> tuple[PyTree, Metrics]:
-    """Gradient and metrics of a minibatch, micro-batch by micro-batch (0: all at once)."""
+    """Gradient and metrics of a minibatch, micro-batch by micro-batch (0: all at once).
+
+    Layers are cast to the compute dtype once for all micro-batches; gradients add up in float32.
+    """
     size = part.reply.shape[0]
     micro = micro or size
     counts = count_minibatch(part)
-    grad = jax.grad(loss_fn, has_aux=True)
+    trained = cast_layers(trained, dtype)
+
+    def grad(trained: PyTree, part: LearnerBatch, counts: Counts) -> tuple[PyTree, Metrics]:
+        grads, metrics = jax.grad(loss_fn, has_aux=True)(trained, part, counts)
+        return jax.tree.map(lambda x: x.astype(jnp.float32), grads), metrics
+
     if micro == size:
         return grad(trained, part, counts)
     split = jax.tree.map(lambda x: x.reshape(-1, micro, *x.shape[1:]), part)

@@ -12,10 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from hiperjax.learning.layout import (
+    NO_ROOM,
+    Room,
     Window,
     choose_capacity,
-    choose_reply_bucket,
+    choose_reply_places,
     lay_out,
+    lay_out_rows,
     round_up,
     split_windows,
 )
@@ -32,10 +35,8 @@ from hiperjax.types import (
 )
 
 _SPANS = ("switch", "subgoal", "action")
-FEW_READS = 128
-"""Reply tokens per sequence up to which room is made for all there could be."""
 MANY_READS = 384
-"""The same where windows grow: beyond, room follows the fullest sequence closely."""
+"""Reply tokens per sequence up to which room is made for all there could be where windows grow."""
 
 
 def pack_windows(
@@ -48,6 +49,8 @@ def pack_windows(
     multiple: int = 1,
     reply_length: int = 1,
     grown: bool = False,
+    attention_columns: int = 0,
+    least: Room = NO_ROOM,
     seed: int = 0,
 ) -> tuple[Sequences, TurnRows, np.ndarray]:
     """Pack windows; returns sequences, rows, and the row of each turn, window by window (of the
@@ -63,6 +66,9 @@ def pack_windows(
       reply_length: reply tokens per row at least; a multiple of 8 that holds the longest reply.
       grown: windows may have many turns: `per_sequence` grows to hold the one of most, and room is
         made for no more reply tokens than the fullest sequence needs.
+      attention_columns: attention is to run on rows of one window each, whose columns are a
+        multiple of this; 0: on whole sequences, by a mask.
+      least: sizes that the arrays have at least.
       seed: order of windows of equal length.
 
     `value_at` points at the token before the reply for the high and term heads, and at the last
@@ -89,8 +95,8 @@ def pack_windows(
     most = max((sum(sum(replies[w]) for w in b) for b in layout.bins), default=1)
     # Few sizes, and so few compilations, where a read costs little.
     usual = min(MANY_READS, round_up(3 * layout.length // 8, 64))
-    few = max(FEW_READS, usual if grown else -(-per_sequence * reply // 4))
-    reads = min(per_sequence * reply, choose_reply_bucket(most, few, fine=grown))
+    reads = choose_reply_places(max(most, usual) if grown else most)
+    reads = min(per_sequence * reply, max(reads, least.reads))
     shape = room, layout.length + len(start)
     sequences, rows = _empty(shape, per_sequence, reply, reads)
     first = np.concatenate([[0], np.cumsum(counts)]).astype(int)
@@ -101,6 +107,11 @@ def pack_windows(
         for segment, window in enumerate(members, start=1):
             row_of[first[window] : first[window + 1]] = cursor.row + np.arange(counts[window])
             cursor = _write(sequences, rows, windows[window], cursor, segment, len(start))
+    if attention_columns:
+        laid = lay_out_rows(
+            sequences.segment, sequences.token_mask, multiple=attention_columns, least=least
+        )
+        sequences = sequences._replace(attention_rows=laid)
     return sequences, rows, row_of
 
 
@@ -307,6 +318,8 @@ def pack(
     reply_length: int = 1,
     trajectory_multiple: int = 1,
     grown: bool = False,
+    attention_columns: int = 0,
+    least: Room = NO_ROOM,
     seed: int = 0,
 ) -> PackedBatch:
     """Pack whole trajectories; arguments as in `pack_windows` and `pack_grid`.
@@ -329,6 +342,8 @@ def pack(
         multiple=multiple,
         reply_length=reply_length,
         grown=grown,
+        attention_columns=attention_columns,
+        least=least,
         seed=seed,
     )
     counts = [sum(window.rows for window in windows) for windows in parts]

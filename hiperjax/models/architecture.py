@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from hiperjax_kernels.attention import Implementation
+from hiperjax_kernels.causal import Implementation
 
 from hiperjax.models.errors import ModelError
 from hiperjax.models.hf_config import read_hf, write_hf
@@ -50,7 +50,8 @@ class TransformerConfig:
     remat: Remat = "none"
     """What the backward pass recomputes: nothing, each layer, or all but its matrix products."""
     attention: Implementation = "xla"
-    """Attention kernel of whole rows; `cudnn` wants an NVIDIA GPU and a 16-bit dtype."""
+    """Attention kernel of right-padded rows, and of packed sequences that are given as rows:
+    `cudnn` wants an NVIDIA GPU and a 16-bit dtype, `splash` a TPU."""
     attention_block: int = 0
     """Queries at a time in attention of whole rows by `xla`; 0: all. For long rows on a CPU."""
     row_axes: tuple[str, ...] = ()

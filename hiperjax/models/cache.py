@@ -28,12 +28,18 @@ def split_rows(x: Array, config: TransformerConfig) -> Array:
     Rows that do not divide are left to the compiler.
     """
     axes = config.row_axes
-    if not axes or not _divides(x.shape[0], axes):
+    if not axes or not divides(x.shape[0], axes):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
 
 
-def _divides(size: int, axes: tuple[str, ...]) -> bool:
+def other_axes(config: TransformerConfig) -> tuple[str, ...]:
+    """Axes of the mesh in force that rows are not split over: heads are."""
+    axes = jax.sharding.get_abstract_mesh().shape.keys() - set(config.row_axes)
+    return tuple(sorted(axes))
+
+
+def divides(size: int, axes: tuple[str, ...]) -> bool:
     """Whether these axes of the mesh in force divide a size; no mesh divides nothing."""
     sizes = dict(jax.sharding.get_abstract_mesh().shape)
     return bool(sizes) and size % math.prod(sizes[axis] for axis in axes) == 0
@@ -43,10 +49,9 @@ def split_cache(cache: KeyValues, config: TransformerConfig) -> KeyValues:
     """Slots split like rows, heads over what axes are left: no device holds more than its part."""
     if not config.row_axes:
         return cache
-    others = jax.sharding.get_abstract_mesh().shape.keys() - set(config.row_axes)
     _, slots, heads, *_ = cache.k.shape
-    parts = ((slots, config.row_axes), (heads, tuple(sorted(others))))
-    spec = PartitionSpec(None, *(axes if _divides(size, axes) else None for size, axes in parts))
+    parts = ((slots, config.row_axes), (heads, other_axes(config)))
+    spec = PartitionSpec(None, *(axes if divides(size, axes) else None for size, axes in parts))
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, spec), cache)
 
 

@@ -11,16 +11,18 @@ length, `H` heads, `G` key-value heads, `d` head size.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from hiperjax_kernels.attention import Shared, attend, attend_in_blocks, row_mask, window_mask
+from hiperjax_kernels.attention import Shared, row_mask
 from hiperjax_kernels.gather import take_rows
+from hiperjax_kernels.rows import map_rows
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from hiperjax.models.architecture import TransformerConfig
+from hiperjax.models.attention import Context, attend_layer, list_windows
 from hiperjax.models.cache import KeyValues, init_cache, split_cache, split_rows
 from hiperjax.models.layers import Block, Linear, RMSNorm, block_of, rms_norm
 from hiperjax.models.rope import angles
@@ -32,6 +34,7 @@ __all__ = [
     "TransformerConfig",
     "abstract_params",
     "append",
+    "cast_layers",
     "cast_params",
     "decode",
     "forward",
@@ -43,19 +46,6 @@ __all__ = [
 ]
 
 Params = dict[str, Any]
-
-
-class _Context(NamedTuple):
-    """What all layers of one call share."""
-
-    cos: Float[Array, "N Q 1 h"]
-    sin: Float[Array, "N Q 1 h"]
-    query_position: Int[Array, "N Q"]
-    key_position: Int[Array, "N K"]
-    mask: Bool[Array, "N Q K"] | None
-    """mask of the row's own keys"""
-    lengths: Int[Array, " N"] | None
-    """instead of a mask"""
 
 
 class Transformer(nnx.Module):
@@ -95,57 +85,24 @@ def cast_params(params: Params, dtype: Any) -> Params:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 
+def cast_layers(tree: Any, dtype: Any) -> Any:
+    """What a tree of parameters has of layers, cast; all else as it is.
+
+    An embedding's gradient adds up over all tokens that are equal: not in 16 bits.
+    """
+
+    def cast(path: tuple[Any, ...], leaf: Array) -> Array:
+        inside = any(getattr(key, "key", None) == "layers" for key in path)
+        return leaf.astype(dtype) if inside else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, tree)
+
+
 def _embed(
     params: Params, config: TransformerConfig, tokens: Int[Array, "N Q"]
 ) -> Float[Array, "N Q D"]:
     x = take_rows(params["embedding"], tokens).astype(config.dtype)
     return split_rows(x * math.sqrt(config.hidden_size) if config.embedding_scale else x, config)
-
-
-def _windows(config: TransformerConfig) -> Int[Array, " layers"] | None:
-    """Window of each layer (unbounded where none binds), or `None` where no layer has one."""
-    if not config.windowed_layers:
-        return None
-    unbounded = jnp.full(config.num_layers, jnp.iinfo(jnp.int32).max, jnp.int32)
-    return unbounded.at[jnp.asarray(config.windowed_layers)].set(config.sliding_window)
-
-
-def _attend(
-    config: TransformerConfig,
-    context: _Context,
-    query: Float[Array, "N Q H d"],
-    own: KeyValues,
-    prefix: Shared | None,
-    window: Int[Array, ""] | None,
-    *,
-    causal: bool = False,
-) -> Float[Array, "N Q H d"]:
-    """Attention of one layer: over the rows' own keys `[N G K d]` and those of the prefix.
-
-    `causal`: no query sees a key that stands after it in the row.
-    """
-    mask, shared_mask = context.mask, None
-    if window is not None:
-        near = window_mask(context.query_position, context.key_position, window)
-        mask = near if mask is None else near & mask
-        if prefix is not None:
-            rows = context.query_position.shape[0]
-            before = jnp.broadcast_to(jnp.arange(prefix.k.shape[1]), (rows, prefix.k.shape[1]))
-            shared_mask = window_mask(context.query_position, before, window)
-    block = config.attention_block if causal and config.attention == "xla" else 0
-    if block and mask is not None and prefix is None and query.shape[1] > block:
-        return attend_in_blocks(query, own.k, own.v, mask=mask, block=block)
-    whole_rows = mask is None or (prefix is None and query.shape[1] > 1)
-    return attend(
-        query,
-        own.k,
-        own.v,
-        mask=mask,
-        lengths=context.lengths if mask is None else None,
-        shared=prefix,
-        shared_mask=shared_mask,
-        implementation=config.attention if whole_rows else "xla",
-    )
 
 
 def _shared(prefix: KeyValues | None, dtype: Any) -> Shared | None:
@@ -169,7 +126,7 @@ def _run_rows(
     params: Params,
     config: TransformerConfig,
     tokens: Int[Array, "N L"],
-    context: _Context,
+    context: Context,
     prefix: KeyValues | None,
     *,
     keep: bool,
@@ -183,11 +140,11 @@ def _run_rows(
             block.attention_norm(x), context.cos, context.sin
         )
         own = KeyValues(key.swapaxes(1, 2), value.swapaxes(1, 2))
-        heads = _attend(config, context, query, own, before, window, causal=True)
+        heads = attend_layer(config, context, query, own, before, window, causal=True)
         x = split_rows(block.finish(x, heads), config)
         return x, own if keep else None
 
-    layers = (params["layers"], _shared(prefix, config.dtype), _windows(config))
+    layers = (params["layers"], _shared(prefix, config.dtype), list_windows(config))
     x, kept = jax.lax.scan(_checkpointed(config, body), _embed(params, config, tokens), layers)
     return rms_norm(x, params["final_norm"]["scale"], config.norm_eps), kept
 
@@ -199,21 +156,26 @@ def _row_context(
     token_mask: Bool[Array, "N L"] | None,
     positions: Int[Array, "N L"] | None,
     segments: Int[Array, "N L"] | None,
+    rows: Int[Array, "N W R"] | None,
     prefix_length: int,
-) -> _Context:
-    rows, length = tokens.shape
+) -> Context:
+    count, length = tokens.shape
     if (lengths is None) == (token_mask is None):
         raise ValueError("forward: give either lengths or token_mask, and not both")
     if positions is None:
-        positions = jnp.broadcast_to(prefix_length + jnp.arange(length), (rows, length))
+        positions = jnp.broadcast_to(prefix_length + jnp.arange(length), (count, length))
     cos, sin = angles(positions, config.head_dim, config.rope_theta, config.rope_scaling)
-    plain = segments is None and not config.windowed_layers
-    if lengths is not None and plain and config.attention == "cudnn":
-        return _Context(cos, sin, positions, positions, None, lengths)
+    context = Context(cos, sin, positions, positions)
+    if rows is not None:
+        if segments is None or token_mask is None:
+            raise ValueError("forward: rows are of packed sequences; give segments and token_mask")
+        return context._replace(rows=map_rows(rows, segments, positions, token_mask))
+    if lengths is not None and segments is None and config.attention != "xla":
+        return context._replace(lengths=jnp.maximum(lengths, 1))
     if token_mask is None:
         assert lengths is not None
         token_mask = jnp.arange(length)[None] < lengths[:, None]
-    return _Context(cos, sin, positions, positions, row_mask(token_mask, segments), None)
+    return context._replace(mask=row_mask(token_mask, segments))
 
 
 def forward(
@@ -225,6 +187,7 @@ def forward(
     token_mask: Bool[Array, "N L"] | None = None,
     positions: Int[Array, "N L"] | None = None,
     segments: Int[Array, "N L"] | None = None,
+    rows: Int[Array, "N W R"] | None = None,
     prefix: KeyValues | None = None,
 ) -> Float[Array, "N L D"]:
     """Causal forward pass over whole rows; the final norm is applied.
@@ -232,10 +195,12 @@ def forward(
     Say which tokens are real by `lengths` (right-padded rows) or by `token_mask`; what stands at
     padding is unspecified. `positions` default to 0, 1, ... after the prefix. `segments` packs
     several sequences into a row, sharing segment 0 (see `row_mask`); `positions` must then restart
-    with each segment. `prefix` holds keys and values, of one row, that every row continues.
+    with each segment; `rows` says which token each column of a segment's own row is, and has
+    attention run on those (see `hiperjax_kernels.rows`). `prefix` holds keys
+    and values, of one row, that every row continues.
     """
     before = 0 if prefix is None else prefix.k.shape[3]
-    context = _row_context(config, tokens, lengths, token_mask, positions, segments, before)
+    context = _row_context(config, tokens, lengths, token_mask, positions, segments, rows, before)
     return _run_rows(params, config, tokens, context, prefix, keep=False)[0]
 
 
@@ -249,7 +214,7 @@ def prefill(
 ) -> tuple[Float[Array, "N L D"], KeyValues]:
     """`forward` that also returns the keys and values of `tokens` (not of the prefix)."""
     before = 0 if prefix is None else prefix.k.shape[3]
-    context = _row_context(config, tokens, lengths, None, None, None, before)
+    context = _row_context(config, tokens, lengths, None, None, None, None, before)
     hidden, kept = _run_rows(params, config, tokens, context, prefix, keep=True)
     assert kept is not None
     return hidden, kept
@@ -339,7 +304,7 @@ def _run_cached(
     cos, sin = angles(absolute, config.head_dim, config.rope_theta, config.rope_scaling)
     at = jnp.broadcast_to(jnp.arange(reach), (tokens.shape[0], reach))
     seen = at[:, None, :] <= position[:, :, None]
-    context = _Context(cos, sin, absolute, before + at, seen, None)
+    context = Context(cos, sin, absolute, before + at, mask=seen)
 
     def body(carry, layer):
         x, cache = carry
@@ -348,11 +313,11 @@ def _run_cached(
         query, key, value = block.attention.project(block.attention_norm(x), cos, sin)
         cache = KeyValues(write(cache.k, index, key), write(cache.v, index, value))
         own = KeyValues(*(read(part, index).astype(x.dtype) for part in cache))
-        heads = _attend(config, context, query, own, shared, window)
+        heads = attend_layer(config, context, query, own, shared, window)
         return (split_rows(block.finish(x, heads), config), cache), None
 
     shared, indices = _shared(prefix, config.dtype), jnp.arange(config.num_layers)
-    layers = (params["layers"], indices, shared, _windows(config))
+    layers = (params["layers"], indices, shared, list_windows(config))
     x = _embed(params, config, tokens)
     (x, cache), _ = jax.lax.scan(body, (x, cache), layers, unroll=config.decode_unroll)
     cache = split_cache(cache, config)

@@ -11,6 +11,7 @@ from jax.sharding import AbstractMesh, Mesh
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.collector import Collector
 from hiperjax.acting.demonstrations import Demonstration, EpisodeLost, demonstrate, list_texts
+from hiperjax.acting.engine import load_engine
 from hiperjax.acting.prompts import Prompter
 from hiperjax.acting.renderers import TRIED
 from hiperjax.acting.rollout import Rollout
@@ -26,7 +27,6 @@ from hiperjax.learning.layout import round_up
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.state import TrainState
 from hiperjax.models.lora import base_config
-from hiperjax.models.shapes import SHAPES
 from hiperjax.models.tensor_files import find_tensors
 from hiperjax.models.tokenizers import check_vocabulary, load_tokenizer, train_tokenizer
 from hiperjax.models.transformer import TransformerConfig, abstract_params
@@ -34,11 +34,11 @@ from hiperjax.models.weights import check_tensors
 from hiperjax.streams import tell
 from hiperjax.training.checkpoint import Checkpoints, Which
 from hiperjax.training.components import RunComponents
+from hiperjax.training.model import attention_columns, model_shape
 from hiperjax.training.prompt_record import check_prompt
 from hiperjax.training.prompting import check_style, make_prompter, make_run_renderer
 from hiperjax.training.run_folder import (
     AGENT,
-    ARCHITECTURE,
     CHECKPOINTS,
     TOKENIZER,
     find_run,
@@ -130,46 +130,6 @@ def build_tokenizer(config: RunConfig, suite: Suite, folder: pathlib.Path | None
     texts = (text for demo in demos for text in list_texts(renderer, demo, grown=grown))
     words = (*suite.hints.words, *((TRIED,) if config.prompt.mark_tried else ()))
     return train_tokenizer(texts, TAGS, phrases=renderer.phrases, words=words)
-
-
-def model_shape(
-    config: RunConfig, vocab_size: int, folder: pathlib.Path | None = None
-) -> TransformerConfig:
-    """The transformer the run trains; `folder` is the run's, if it has one.
-
-    Raises:
-      ConfigError: no published architecture of that name.
-    """
-    m = config.model
-    options: dict[str, Any] = dict(
-        dtype=m.dtype,
-        remat=m.remat,
-        attention=m.attention,
-        decode_unroll=m.decode_unroll,
-        lora_rank=m.lora_rank,
-        lora_alpha=m.lora_alpha,
-        lora_targets=m.lora_targets,
-    )
-    if m.folder is not None:
-        kept = folder is not None and (folder / ARCHITECTURE).is_file()
-        source = folder / ARCHITECTURE if folder is not None and kept else m.folder
-        return TransformerConfig.from_hf(source, **options)
-    if m.shape is not None:
-        if m.shape not in SHAPES:
-            raise ConfigError(f"model.shape is {m.shape!r}; expected one of {', '.join(SHAPES)}")
-        return dataclasses.replace(SHAPES[m.shape], **options)
-    return TransformerConfig(
-        vocab_size=vocab_size,
-        hidden_size=m.hidden_size,
-        intermediate_size=m.intermediate_size,
-        num_layers=m.num_layers,
-        num_heads=m.num_heads,
-        num_kv_heads=m.num_kv_heads,
-        head_dim=m.hidden_size // m.num_heads,
-        embedding_std=m.embedding_std,
-        embedding_scale=True,
-        **options,
-    )
 
 
 def check_estimator(config: RunConfig, suite: Suite) -> None:
@@ -300,6 +260,7 @@ def build_components(
         learner=make_learner(config, model),
         max_turns=env.max_turns or suite.max_turns,
         placement=placement,
+        attention_columns=attention_columns(),
     )
 
 
@@ -329,6 +290,7 @@ def make_rollout(
         row_multiple=placement.num_sampler_shards,
         strict_format=p.strict_format,
         rewrite_on_keep=p.rewrite_on_keep,
+        lane_factory=load_engine(r.engine),
     )
     if placement.mesh is not None or model.dtype != "float32":
         return DistributedRollout(rollout, placement)

@@ -41,6 +41,11 @@ class RunComponents:
     learner: Learner
     max_turns: int
     placement: Placement
+    attention_columns: int = 0
+    """attention runs on rows of one window each, their columns a multiple of this; 0: by a mask"""
+    least: layout.Room = layout.NO_ROOM
+    """sizes of the largest batch so far, on accelerators: on a CPU what a batch is packed into
+    depends on it alone, and a run that is resumed goes on to the bit"""
 
     def init_policy(self) -> Params:
         """The checkpoint folder's parameters, leaf by leaf where they belong; else random ones."""
@@ -86,6 +91,9 @@ class RunComponents:
             seed=seed,
             **self._layout,
         )
+        if batch.sequences.attention_rows is not None:
+            _, windows, columns = batch.sequences.attention_rows.shape
+            self.least = layout.Room(batch.sequences.reply_index.shape[1], windows, columns)
         if grown:
             return batch, None
         length = layout.round_up(self.config.prompt.prompt_length, 16)
@@ -106,6 +114,8 @@ class RunComponents:
             per_sequence=rows,
             prefix=self.prompter.shared_prefix,
             grown=grown,
+            attention_columns=self.attention_columns,
+            least=self.least,
         )
 
     def fresh_state(self, policy: Params) -> TrainState:

@@ -5,19 +5,17 @@ key-value heads, `d` head size. Keys and values come head first, `[N G K d]`: th
 plain batched matrix products, on every backend, with no transpose of a cache.
 
 The prefix is never copied to the rows: its scores come from one product with all queries, and the
-two parts share one softmax. Two implementations: `xla`, which takes any mask and keeps all scores;
-`cudnn` (NVIDIA GPU, 16-bit), which keeps none: over right-padded rows by their lengths, parts
-merged by log-sum-exp, or over a row's own keys by a mask, given to the kernel as a bias.
+two parts share one softmax. Any mask is taken and all scores are kept; `causal` has the kernels
+that take a triangle and keep none.
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-Implementation = Literal["xla", "cudnn"]
 HIDDEN = -1e30
 """Score of a key that is not seen; finite, so that a row of none has no NaN in its gradient."""
 
@@ -57,11 +55,10 @@ def attend(
     key: Float[Array, "N G K d"],
     value: Float[Array, "N G K d"],
     *,
-    mask: Bool[Array, "N Q K"] | None = None,
+    mask: Bool[Array, "#N Q K"] | None = None,
     lengths: Int[Array, " N"] | None = None,
     shared: Shared | None = None,
     shared_mask: Bool[Array, "N Q P"] | None = None,
-    implementation: Implementation = "xla",
 ) -> Float[Array, "N Q H d"]:
     """Softmax(q k / sqrt(d)) v in float32, over a row's own keys and the shared ones.
 
@@ -70,20 +67,10 @@ def attend(
     gets is finite and unspecified.
 
     Raises:
-      ValueError: neither mask nor lengths, or both; cuDNN asked for what it cannot mask.
+      ValueError: neither mask nor lengths, or both.
     """
     if (mask is None) == (lengths is None):
         raise ValueError("attend: give either mask or lengths, and not both")
-    if implementation == "cudnn":
-        if shared_mask is not None or (mask is not None and shared is not None):
-            raise ValueError(
-                "attend: cudnn takes lengths beside shared keys; a mask needs implementation xla"
-            )
-        if lengths is not None:
-            return _attend_cudnn(query, key, value, lengths, shared)
-        assert mask is not None
-        columns = (query, key.swapaxes(1, 2), value.swapaxes(1, 2))
-        return jax.nn.dot_product_attention(*columns, mask=mask[:, None], implementation="cudnn")
     if mask is None:
         assert lengths is not None
         mask = row_mask(jnp.arange(key.shape[2])[None] < lengths[:, None])
@@ -126,7 +113,7 @@ def _ungroup(heads: Float[Array, "N G M d"], shape: tuple[int, ...]) -> Float[Ar
     return split.transpose(0, 3, 1, 2, 4).reshape(n, q, h, d)
 
 
-def _hide(scores: Float[Array, "N G M K"], mask: Bool[Array, "N Q K"]) -> Float[Array, "N G M K"]:
+def _hide(scores: Float[Array, "N G M K"], mask: Bool[Array, "#N Q K"]) -> Float[Array, "N G M K"]:
     n, groups, m, k = scores.shape
     split = scores.reshape(n, groups, m // mask.shape[1], mask.shape[1], k)
     return jnp.where(mask[:, None, None], split, HIDDEN).reshape(scores.shape)
@@ -136,7 +123,7 @@ def _attend_xla(
     query: Float[Array, "N Q H d"],
     key: Float[Array, "N G K d"],
     value: Float[Array, "N G K d"],
-    mask: Bool[Array, "N Q K"],
+    mask: Bool[Array, "#N Q K"],
     shared: Shared | None,
     shared_mask: Bool[Array, "N Q P"] | None,
 ) -> Float[Array, "N Q H d"]:
@@ -159,40 +146,3 @@ def _attend_xla(
         total += weights.sum(axis=-1, keepdims=True)
         out += jnp.einsum("ngmp,gpd->ngmd", weights.astype(value.dtype), shared.v, **wide)
     return _ungroup((out / total).astype(query.dtype), query.shape)
-
-
-def _attend_cudnn(
-    query: Float[Array, "N Q H d"],
-    key: Float[Array, "N G K d"],
-    value: Float[Array, "N G K d"],
-    lengths: Int[Array, " N"],
-    shared: Shared | None,
-) -> Float[Array, "N Q H d"]:
-    own, own_log = jax.nn.dot_product_attention(
-        query,
-        key.swapaxes(1, 2),
-        value.swapaxes(1, 2),
-        is_causal=True,
-        query_seq_lengths=lengths,
-        key_value_seq_lengths=lengths,
-        implementation="cudnn",
-        return_residual=True,
-    )
-    if shared is None:
-        return own
-    rows = (jnp.broadcast_to(x.swapaxes(0, 1)[None], (query.shape[0], x.shape[1], *x.shape[::2]))
-            for x in shared)  # fmt: skip
-    before, before_log = jax.nn.dot_product_attention(
-        query, *rows, implementation="cudnn", return_residual=True
-    )
-    return merge_parts((own, own_log), (before, before_log))
-
-
-def merge_parts(
-    left: tuple[Float[Array, "N Q H d"], Float[Array, "N Q H"]],
-    right: tuple[Float[Array, "N Q H d"], Float[Array, "N Q H"]],
-) -> Float[Array, "N Q H d"]:
-    """Attention over two disjoint sets of keys from that over each and its log-sum-exp."""
-    total = jnp.logaddexp(left[1], right[1])
-    parts = (out * jnp.exp(log - total)[..., None].astype(out.dtype) for out, log in (left, right))
-    return sum(parts, jnp.zeros_like(left[0]))
