@@ -130,7 +130,8 @@ _OFFICIAL_CRITIC = CriticConfig(warmup_epochs=1, value_clip=0.5)
 
 
 def _published(shape: str, **model: Any) -> ModelConfig:
-    return ModelConfig(**({"shape": shape, "dtype": "bfloat16", "remat": "auto"} | model))
+    settings: dict[str, Any] = {"shape": shape, "dtype": "bfloat16", "remat": "auto"}
+    return ModelConfig(**(settings | model))
 
 
 _ALFWORLD_QWEN = RunConfig(

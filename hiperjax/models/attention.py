@@ -76,12 +76,12 @@ def attend_layer(
     # precision: it stands in front of every row, and in front of the queries nothing is read.
     before = prefix.k.shape[1]
     rows = (query.shape[0], before, prefix.k.shape[0], prefix.k.shape[2])
-    heads = (
+    key, value = (
         jnp.concatenate([jnp.broadcast_to(part.swapaxes(0, 1)[None], rows), x], axis=1)
         for part, x in zip(prefix, (key, value), strict=True)
     )
     query = jnp.pad(query, ((0, 0), (before, 0), (0, 0), (0, 0)))
-    return run(query, *heads, before + context.lengths)[:, before:]
+    return run(query, key, value, before + context.lengths)[:, before:]
 
 
 def _attend_masked(

@@ -45,13 +45,13 @@ def attend_causal(
     """
     columns = query.shape[1]
     room = ((0, 0), (0, -columns % COLUMNS[implementation]), (0, 0), (0, 0))
-    rows = tuple(jnp.pad(x, room) for x in (query, key, value))
+    query, key, value = (jnp.pad(x, room) for x in (query, key, value))
     if implementation == "cudnn":
-        out = _attend_cudnn(*rows, lengths, window)
+        out = _attend_cudnn(query, key, value, lengths, window)
     elif implementation == "splash":
-        out = _attend_splash(*rows, window, interpret)
+        out = _attend_splash(query, key, value, window, interpret)
     else:
-        out = _attend_xla(*rows, window)
+        out = _attend_xla(query, key, value, window)
     return out[:, :columns]
 
 
@@ -102,13 +102,13 @@ def _attend_splash(
     mask: Any = splash_attention.CausalMask(square)
     if window is not None:
         mask = splash_attention.LocalMask(square, window_size=(window - 1, 0), offset=0)
-    kernel = splash_attention.make_splash_mqa_single_device(
+    kernel: Any = splash_attention.make_splash_mqa_single_device(
         splash_attention.MultiHeadMask([mask] * (heads // groups)),
         block_sizes=_tiles(columns, splash_attention.BlockSizes),
         interpret=interpret,
     )
     grouped = (query * (1 / math.sqrt(d))).reshape(n, columns, groups, heads // groups, d)
-    out = jax.vmap(jax.vmap(kernel))(
+    out: Any = jax.vmap(jax.vmap(kernel))(
         grouped.transpose(0, 2, 3, 1, 4), key.swapaxes(1, 2), value.swapaxes(1, 2)
     )
     return out.transpose(0, 3, 1, 2, 4).reshape(query.shape)

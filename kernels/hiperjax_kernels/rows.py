@@ -82,10 +82,10 @@ def attend_rows(
 ) -> Float[Array, "N C H d"]:
     """Attention of each token to its window and to the prefix; unspecified at padding."""
     n, windows, columns = row_map.source.shape
-    rows = (
+    query, key, value = (
         to_rows(x, row_map).reshape(n * windows, columns, *x.shape[2:]) for x in (query, key, value)
     )
-    out = attend(*rows, row_map.lengths.reshape(-1))
+    out = attend(query, key, value, row_map.lengths.reshape(-1))
     return from_rows(out.reshape(n, windows, columns, *out.shape[2:]), row_map)
 
 
