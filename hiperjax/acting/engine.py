@@ -10,7 +10,7 @@ it as they are on our devices; one that lives in another process brings its own 
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Key
@@ -27,6 +27,7 @@ class EngineError(ValueError):
     """An engine that cannot be had."""
 
 
+@runtime_checkable
 class Engine(Protocol[Owner]):
     """Slots that decode. An owner is whoever a reply belongs to, told apart by identity."""
 
@@ -73,6 +74,7 @@ class Engine(Protocol[Owner]):
         ...
 
 
+@runtime_checkable
 class EngineFactory(Protocol):
     """Makes the engine of a group of slots, anew for each rollout."""
 
