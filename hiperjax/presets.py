@@ -187,7 +187,8 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
         (
             "alfworld-small",
             "official ALFWorld games (--env.games DIR), a small transformer from random weights:"
-            " recovery from mistakes, rooms kept out; an hour and a half of imitation on one core",
+            " recovery from mistakes, rooms kept out; imitation for about an hour and a half on one"
+            " core (estimated)",
             _ALFWORLD_SMALL,
         ),
         (
