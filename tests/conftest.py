@@ -18,6 +18,7 @@ import gc
 import importlib.metadata
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Callable, Iterator
 
@@ -54,6 +55,8 @@ settings.load_profile("same")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # beartype checks a random item of a sequence; no drawn example depends on its choice.
     config.addinivalue_line("filterwarnings", "ignore:Do not use the `random` module inside strat")
     cache = getattr(config, "cache", None)

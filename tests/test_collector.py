@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -95,9 +96,8 @@ class PlainEngine:
             tokens = np.zeros(80, np.int32)
             tokens[: len(prompt) + len(ids)] = prompt + ids
             scores = next_scores(self.params, tokens, np.int32(len(prompt) + len(ids)))
-            token, logprob = draw(
-                scores[None], key[None], np.array([len(ids)], np.int32), self.temperature
-            )
+            index, temperature = jnp.array([len(ids)], jnp.int32), jnp.asarray(self.temperature)
+            token, logprob = draw(scores[None], key[None], index, temperature)
             ids.append(int(token[0]))
             logprobs.append(float(logprob[0]))
         stop = self.find_stop(ids, 0)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hiperjax.acting.blocks import TAGS, parse_reply
@@ -162,6 +162,8 @@ class HostileSuite(LadderSuite):
 DECISION = st.builds(Decision, st.booleans(), TEXT, TEXT)
 
 
+@settings(max_examples=10)
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")  # long texts are the point
 @given(KEY, st.lists(st.tuples(OBSERVATION, DECISION), min_size=2, max_size=4))
 def test_fuzz_demonstrations_pack(key, turns):
     """Or the expert says what no reply can say, or a prompt is too long: told in one line."""

@@ -99,13 +99,13 @@ LAYOUTS = {
 @pytest.mark.parametrize(("prefix", "windows"), LAYOUTS.values(), ids=LAYOUTS.keys())
 def test_rows_give_values_and_gradients_of_the_mask(prefix, windows):
     masked, by_rows = both_ways(prefix, windows)
-    chex.assert_trees_all_close(by_rows, masked, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(by_rows, masked, rtol=1e-5, atol=1e-4)  # leaves of magnitude 10
 
 
 def test_a_band_reaches_as_far_back_as_windowed_layers_do():
     config = dataclasses.replace(CONFIG, sliding_window=3, windowed_layers=(1,))
     masked, by_rows = both_ways(2, [[5, 3], [1, 9], [12]], config)
-    chex.assert_trees_all_close(by_rows, masked, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(by_rows, masked, rtol=1e-5, atol=1e-4)  # leaves of magnitude 10
 
 
 HEADS = {"query": 4, "key": 2, "value": 2}

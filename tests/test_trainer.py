@@ -134,7 +134,7 @@ def test_resuming_continues_bit_for_bit(finished, tmp_path, monkeypatch):
 
 def test_a_folder_that_holds_a_run_is_not_trained_over(finished):
     before = (finished / METRICS).read_bytes()
-    with pytest.raises(ConfigError, match=r"holds a run; expected a new folder.*--resume"):
+    with pytest.raises(ConfigError, match=r"holds a run .*; expected a new folder.*--resume"):
         train(small(finished))
     assert (finished / METRICS).read_bytes() == before
 
