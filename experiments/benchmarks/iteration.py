@@ -8,7 +8,8 @@ Needs nothing but the repo: weights are random, of the shape asked for; worlds a
 engine's generated games at full size, 50 turns at most; a scripted expert, half of whose commands
 are random, plays them first, so that episodes and replies have the lengths of a run under way (see
 `scripted`). Published shapes get the chat prompts, in byte-level BPE trained on those games or in
-the tokenizer of `--tokenizer DIR`; the tiny one gets compact prompts, as alfworld-small does.
+the tokenizer of `--tokenizer DIR`; the tiny one gets compact prompts, as
+alfworld-small-mediocre does.
 
 Floors are the roofline of the device named, or of this machine as measured here. MFU is operations
 by the formula, nothing recomputed or padded, over the peak and the seconds. `--dry` plays the
@@ -69,7 +70,7 @@ from hiperjax.training.utilization import render as render_ledger
 from hiperjax.types import Trajectory
 
 TINY = "tiny"
-PUBLISHED, SMALL = "alfworld-qwen2.5-1.5b", "alfworld-small"
+PUBLISHED, SMALL = "alfworld-qwen2.5-1.5b", "alfworld-small-mediocre"
 """Presets that everything but the model's shape, the world and the sizes is taken from."""
 WORDS = 2000
 """Entries of the byte-level BPE trained here; about one token per word, as Qwen's."""
