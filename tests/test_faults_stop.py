@@ -101,7 +101,7 @@ def test_a_second_signal_stops_at_once_and_loses_no_saved_state(whole, tmp_path,
     (folder / IMITATION / "iteration_000010.json").write_text("{")
     capsys.readouterr()
     for owner, name, number in ((trainer, "evaluate", 1), (_Run, "harvest", 14)):
-        undo = stop_at(owner, name, number, signal.SIGHUP, signal.SIGINT)
+        undo = stop_at(owner, name, number, signal.SIGTERM, signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             train(RunConfig(), resume=folder)
         undo()
