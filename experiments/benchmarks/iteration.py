@@ -8,8 +8,7 @@ Needs nothing but the repo: weights are random, of the shape asked for; worlds a
 engine's generated games at full size, 50 turns at most; a scripted expert, half of whose commands
 are random, plays them first, so that episodes and replies have the lengths of a run under way (see
 `scripted`). Published shapes get the chat prompts, in byte-level BPE trained on those games or in
-the tokenizer of `--tokenizer DIR`; the tiny one gets compact prompts, as
-alfworld-small-mediocre does.
+the tokenizer of `--tokenizer DIR`; the tiny one is alfworld-small-mediocre's, compact prompts too.
 
 Floors are the roofline of the device named, or of this machine as measured here. MFU is operations
 by the formula, nothing recomputed or padded, over the peak and the seconds. `--dry` plays the
