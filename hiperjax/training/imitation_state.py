@@ -12,9 +12,10 @@ import optax
 
 from hiperjax.distributed.processes import is_first
 from hiperjax.learning.imitation import ImitationState, keep_trained, start_imitation
-from hiperjax.models.transformer import Params
+from hiperjax.models.transformer import Params, TransformerConfig
 from hiperjax.training.checkpoint import Checkpoints
 from hiperjax.training.components import RunComponents
+from hiperjax.training.stopped import TrainingStopped
 
 SAVE_SECONDS = 600.0
 """Imitation is saved when it is stopped, and so often besides."""
@@ -37,6 +38,22 @@ class Imitation:
     """held out; as measured last"""
     portion: int = 0
     """of the expert's stream: the next one"""
+
+    def note_loss(self, held: float, model: TransformerConfig, *, cure: str, keep: bool) -> None:
+        """Take a held-out loss; the policy is kept where none was better, or with `keep` anyway.
+
+        Raises:
+          TrainingStopped: it is not finite; `cure` says what to do.
+        """
+        if not math.isfinite(held):
+            raise TrainingStopped(
+                f"imitation step {self.done}: the held-out loss is {held}; nothing is saved of it; "
+                f"{cure}"
+            )
+        self.held_loss, self.bad = held, self.bad + 1
+        if held < self.best_loss or keep:
+            self.best, self.best_loss = keep_trained(self.state.policy, model), held
+            self.bad = 0
 
     def save(self, kept: Checkpoints) -> None:
         """Save it; the state in the checkpoint is what the next step would start from."""

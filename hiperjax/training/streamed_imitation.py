@@ -19,7 +19,6 @@ from hiperjax.envs.workers import EnvFailure
 from hiperjax.learning.imitation import (
     ImitationBatch,
     imitate,
-    keep_trained,
     make_batch,
     measure_loss,
     split_steps,
@@ -32,7 +31,7 @@ from hiperjax.training.diagnostics import loop_share
 from hiperjax.training.imitation_state import Imitation
 from hiperjax.training.stopped import TrainingStopped
 from hiperjax.training.tasks import choose_tasks
-from hiperjax.types import Trajectory
+from hiperjax.types import Sequences, Trajectory, TurnRows
 
 PORTION = 60
 """Episodes the expert plays at a time."""
@@ -104,25 +103,18 @@ class StreamedImitation:
         c, now, losses = self.components, self.now, self.losses
         with c.placement.use_mesh():
             held = float(measure_loss(now.state.policy, self.held, config=c.model))
-        if not np.isfinite(held):
-            raise TrainingStopped(
-                f"imitation step {now.done}: the held-out loss is {held}; nothing is saved of it; "
-                "lower imitation.learning_rate"
-            )
+        keep = now.done > c.config.imitation.steps
+        now.note_loss(held, c.model, cure="lower imitation.learning_rate", keep=keep)
         loss = float(np.mean(jax.device_get(losses))) if losses else float("nan")
         self.losses = []
         self.progress.imitation(now.done, count_steps(c), loss, held, said)
-        now.held_loss, now.bad = held, now.bad + 1
-        if held < now.best_loss or now.done > c.config.imitation.steps:
-            now.best, now.best_loss = keep_trained(now.state.policy, c.model), held
-            now.bad = 0
 
-    def list_batches(self, episodes: Sequence[Trajectory], seed: int) -> Iterator[ImitationBatch]:
-        """Step by step, turns of some episodes."""
-        c = self.components
-        sequences, rows = c.pack_turns(episodes)
-        size = c.config.imitation.sequences
-        return split_steps(sequences, rows, size, (c.config.seed, Stream.IMITATION, seed))
+    def list_batches(
+        self, packed: tuple[Sequences, TurnRows], seed: int
+    ) -> Iterator[ImitationBatch]:
+        """Step by step, the turns of some packed episodes."""
+        c = self.components.config
+        return split_steps(*packed, c.imitation.sequences, (c.seed, Stream.IMITATION, seed))
 
     def take_portion(self) -> list[Trajectory]:
         """The expert's next episodes."""
@@ -186,7 +178,8 @@ def follow_expert(work: StreamedImitation) -> None:
     doing = f"finishing the portion under way, at imitation step {now.done}, then saving it"
     with REQUEST.during(doing):
         number, before = work.stream.number, now.done
-        batches = work.list_batches(work.take_portion(), number)
+        packed = work.components.pack_turns(work.take_portion())
+        batches = work.list_batches(packed, number)
         work.step_through(batches, c.steps - now.done)
         if now.done // c.check_every > before // c.check_every or now.done >= c.steps:
             work.measure()
@@ -214,11 +207,13 @@ def follow_labels(work: StreamedImitation) -> None:
             failures=lost,
         )
         work.tell_losses(lost, len(own))
-        needed = c.round_steps * c.sequences
-        while len(components.pack_turns(learned)[0].tokens) < needed + c.sequences:
+        needed = (c.round_steps + 1) * c.sequences
+        packed = components.pack_turns(learned)
+        while len(packed[0].tokens) < needed:
             learned += work.take_portion()
+            packed = components.pack_turns(learned)
     with REQUEST.during(f"finishing round {number + 1} of imitation, then saving it"):
-        work.step_through(work.list_batches(learned, 1_000_000 + number), c.round_steps)
+        work.step_through(work.list_batches(packed, 1_000_000 + number), c.round_steps)
         success = np.mean([episode.success for episode in own])
         said = (
             f"round {number + 1}/{c.rounds}, own success {success:.2f}, loops {loop_share(own):.2f}"

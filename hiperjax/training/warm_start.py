@@ -12,7 +12,6 @@ from hiperjax.files import DamagedFile
 from hiperjax.learning.imitation import (
     ImitationBatch,
     imitate,
-    keep_trained,
     make_batch,
     make_optimizer,
     measure_loss,
@@ -29,7 +28,6 @@ from hiperjax.training.imitation_state import Imitation, SavedNow
 from hiperjax.training.interrupt import agree_to_stop, given_up_together
 from hiperjax.training.run import Run
 from hiperjax.training.run_folder import IMITATION
-from hiperjax.training.stopped import TrainingStopped
 from hiperjax.training.streamed_imitation import (
     count_steps,
     follow_expert,
@@ -161,16 +159,9 @@ def _advance(
             now.state, batches.train, order, optimizer=optimizer, config=components.model
         )
         held_loss = float(measure_loss(now.state.policy, batches.test, config=components.model))
-    if not np.isfinite(held_loss):
-        raise TrainingStopped(
-            f"imitation step {done}: the held-out loss is {held_loss}; nothing is saved of it; "
-            "check the weights it starts from"
-        )
+    now.done = done
+    now.note_loss(held_loss, components.model, cure="check the weights it starts from", keep=False)
     progress.imitation(done, components.config.imitation.steps, float(loss), held_loss)
-    now.done, now.held_loss, now.bad = done, held_loss, now.bad + 1
-    if held_loss < now.best_loss:
-        now.best = keep_trained(now.state.policy, components.model)
-        now.best_loss, now.bad = held_loss, 0
 
 
 def _restore(
