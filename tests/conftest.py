@@ -23,10 +23,9 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
+from helpers.paths import ROOT, SHARED
 from hypothesis import HealthCheck, settings
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared"
 MAPS = 15_000
 
 

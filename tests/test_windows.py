@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.paths import SHARED
 
 from hiperjax.acting.blocks import TAGS, render_reply
 from hiperjax.acting.demonstrations import demonstrate, list_texts, transcribe
@@ -50,9 +51,7 @@ def compact(mode="episode", length=400, limit=200, rewrite=False):
 
 @pytest.fixture(scope="module")
 def qwen():
-    import pathlib
-
-    folder = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data/tokenizer/qwen2"
+    folder = SHARED / "data/tokenizer/qwen2"
     if not folder.exists():
         pytest.skip(f"{folder} is absent: this test reads it from there")
     return load_tokenizer(folder)

@@ -7,13 +7,14 @@ import tarfile
 import tempfile
 
 import pytest
+from helpers.paths import SHARED
 
 from hiperjax.envs.alfworld.export import format_problem
 from hiperjax.envs.alfworld.problem import HELP, Goal, Problem
 
-SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data" / "alfworld"
-ARCHIVE = SHARED / "alfworld_games.tar.xz"
-TRANSCRIPTS = SHARED / "textworld_transcripts.jsonl.gz"
+DATA = SHARED / "data" / "alfworld"
+ARCHIVE = DATA / "alfworld_games.tar.xz"
+TRANSCRIPTS = DATA / "textworld_transcripts.jsonl.gz"
 
 _RECEPTACLES = {  # id -> (type, location, openable)
     "cabinet_bar_1": ("cabinettype", "loc_bar_1", True),
