@@ -34,7 +34,7 @@ from hiperjax.models.transformer import (
     init_params,
     prefill,
 )
-from hiperjax.training.model import COLUMNS, choose_attention, find_platform
+from hiperjax.training.model import ROW_COLUMNS, choose_attention, find_platform
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 REPEATS = 5
@@ -120,7 +120,7 @@ def packed_batch(
         "positions": position,
         "segments": segment,
     }
-    return given, lay_out_rows(segment, mask, multiple=COLUMNS if tokens > COLUMNS else 8)
+    return given, lay_out_rows(segment, mask, multiple=ROW_COLUMNS if tokens > ROW_COLUMNS else 8)
 
 
 def differentiate(

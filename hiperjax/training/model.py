@@ -5,7 +5,7 @@ import pathlib
 from typing import Any, Literal, cast
 
 import jax
-from hiperjax_kernels.causal import Implementation
+from hiperjax_kernels.causal import COLUMNS, Implementation
 from jax.extend.backend import get_backend
 
 from hiperjax.config import ConfigError, RunConfig
@@ -19,8 +19,8 @@ NATIVE: dict[str, Platform] = {"cudnn": "cuda", "splash": "tpu"}
 """Where each attention kernel but `xla` runs."""
 MEMORY_FOR_DOTS = 70e9
 """Bytes a run may take of a device of 80 GB."""
-COLUMNS = 128
-"""Columns of attention rows are a multiple of this: a tile of every kernel."""
+ROW_COLUMNS = max(COLUMNS.values())
+"""Columns of attention rows are a multiple of this, which suits every kernel."""
 
 
 def find_platform() -> Platform:
@@ -67,7 +67,7 @@ def choose_remat(asked: str, memory: float) -> Remat:
 
 def attention_columns(platform: Platform | None = None) -> int:
     """What the columns of attention rows are a multiple of; 0 where a mask is as fast: on a CPU."""
-    return 0 if (platform or find_platform()) == "cpu" else COLUMNS
+    return 0 if (platform or find_platform()) == "cpu" else ROW_COLUMNS
 
 
 def model_shape(
