@@ -265,10 +265,9 @@ def test_an_expert_that_fails_loses_its_episode(decided, told):
 
 def test_an_expert_plays_where_a_world_that_hangs_is_stopped():
     failures: list[EnvFailure] = []
-    workers = make_workers(FOREIGN, "process", 1, step_timeout=1.0)
-    options: dict[str, Any] = dict(max_turns=2, seed=0, noise=0.0, workers=workers)
-    (kept,) = demonstrate(FOREIGN, ["stuck", "red"], failures=failures, **options)
-    workers.close()
+    options: dict[str, Any] = dict(max_turns=2, seed=0, noise=0.0)
+    where: dict[str, Any] = dict(backend="process", step_timeout=1.0)
+    (kept,) = demonstrate(FOREIGN, ["stuck", "red"], failures=failures, **where, **options)
     assert kept.task_id == "red" and "task stuck, reset: no answer" in failures[0].cause
 
 

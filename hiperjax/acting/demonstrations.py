@@ -1,5 +1,6 @@
 """A scripted expert's episodes, written as the trajectories a model would have made."""
 
+import contextlib
 import dataclasses
 import random
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from hiperjax.acting.renderers import PastTurn, Renderer
 from hiperjax.acting.windows import WindowWriter
 from hiperjax.envs.base import Decision, Expert, Step, Suite
 from hiperjax.envs.border import describe_error
-from hiperjax.envs.workers import EnvFailure, EnvWorkers, InlineWorkers
+from hiperjax.envs.workers import EnvFailure, EnvWorkers, InlineWorkers, make_workers
 from hiperjax.stop import REQUEST
 from hiperjax.types import Blocks, Observation, Trajectory
 
@@ -80,31 +81,31 @@ def demonstrate(
     noise: float,
     mistakes: float = 0.0,
     failures: list[EnvFailure] | None = None,
-    workers: EnvWorkers | None = None,
+    backend: str = "inline",
+    step_timeout: float | None = None,
 ) -> Iterator[Demonstration]:
     """Play the suite's expert; `noise` is its share of random actions.
 
     `mistakes` is the share of turns at which something else is done than the expert decides; after
     a mistake another one is likelier (`AGAIN`), and may be the same once more. Episodes that the
-    environment or the expert loses are left out and added to `failures`. `workers` hold the
-    environment, in slot 0; None: this process does, without a time limit.
+    environment or the expert loses are left out and added to `failures`. `backend` and
+    `step_timeout` say where the environment lives, and how long it may take; see `make_workers`.
 
     Raises:
       EpisodeLost: an episode was lost, and there is no list of failures to add it to.
       StopAsked: looked at before every step.
     """
-    own = InlineWorkers(suite)
-    for number, task_id in enumerate(task_ids):
-        expert = CheckedExpert(suite, task_id, seed + number, noise)
-        blunderer = Blunderer(suite, mistakes, seed + number) if mistakes else None
-        played = _demonstrate_one(workers or own, suite, task_id, expert, max_turns, blunderer)
-        if isinstance(played, Demonstration):
-            yield played
-        elif failures is None:
-            raise EpisodeLost(f"task {played.task_id}: {played.error}")
-        else:
-            failures.append(played)
-    own.close()
+    with contextlib.closing(make_workers(suite, backend, 1, step_timeout)) as workers:
+        for number, task_id in enumerate(task_ids):
+            expert = CheckedExpert(suite, task_id, seed + number, noise)
+            blunderer = Blunderer(suite, mistakes, seed + number) if mistakes else None
+            played = _demonstrate_one(workers, suite, task_id, expert, max_turns, blunderer)
+            if isinstance(played, Demonstration):
+                yield played
+            elif failures is None:
+                raise EpisodeLost(f"task {played.task_id}: {played.error}")
+            else:
+                failures.append(played)
 
 
 class CheckedExpert:

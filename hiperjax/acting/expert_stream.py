@@ -6,7 +6,6 @@ asked for, or others, ahead of it.
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import multiprocessing
 import signal
@@ -19,7 +18,7 @@ from hiperjax.acting.demonstrations import demonstrate, transcribe
 from hiperjax.acting.prompts import Prompter
 from hiperjax.envs.base import Suite
 from hiperjax.envs.parent import end_with_parent
-from hiperjax.envs.workers import CLOSE_SECONDS, POLL_SECONDS, EnvFailure, make_workers
+from hiperjax.envs.workers import CLOSE_SECONDS, POLL_SECONDS, EnvFailure
 from hiperjax.stop import REQUEST
 from hiperjax.types import Trajectory
 
@@ -66,22 +65,18 @@ class PortionPlan:
         tasks, first = self.suite.tasks("train"), number * self.episodes
         ids = [tasks[-1 - (first + i) % len(tasks)] for i in range(self.episodes)]
         failures: list[EnvFailure] = []
-        with contextlib.closing(
-            make_workers(self.suite, self.backend, 1, self.step_timeout)
-        ) as workers:
-            demos = list(
-                demonstrate(
-                    self.suite,
-                    ids,
-                    max_turns=self.max_turns,
-                    seed=self.seed * 1_000_000 + first,
-                    noise=self.noise,
-                    mistakes=self.mistakes,
-                    failures=failures,
-                    workers=workers,
-                )
-            )
-        return Portion(transcribe(self.prompter, demos), failures)
+        demos = demonstrate(
+            self.suite,
+            ids,
+            max_turns=self.max_turns,
+            seed=self.seed * 1_000_000 + first,
+            noise=self.noise,
+            mistakes=self.mistakes,
+            failures=failures,
+            backend=self.backend,
+            step_timeout=self.step_timeout,
+        )
+        return Portion(transcribe(self.prompter, list(demos)), failures)
 
 
 class ExpertStream:

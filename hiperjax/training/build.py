@@ -1,6 +1,5 @@
 """From a configuration to the objects of a run: suite, tokenizer, model, rollout, learner."""
 
-import contextlib
 import dataclasses
 import pathlib
 from typing import Any
@@ -100,12 +99,11 @@ def play_expert(
     ids = [tasks[len(tasks) - 1 - i % len(tasks)] for i in range(episodes)]
     turns = config.env.max_turns or suite.max_turns
     failures, env = [] if failures is None else failures, config.env
-    with contextlib.closing(make_workers(suite, env.backend, 1, env.step_timeout)) as workers:
-        played = demonstrate(
-            suite, ids, max_turns=turns, seed=seed, noise=noise, mistakes=mistakes,
-            failures=failures, workers=workers,
-        )  # fmt: skip
-        demos = list(played)
+    played = demonstrate(
+        suite, ids, max_turns=turns, seed=seed, noise=noise, mistakes=mistakes,
+        failures=failures, backend=env.backend, step_timeout=env.step_timeout,
+    )  # fmt: skip
+    demos = list(played)
     if len(failures) > config.env.max_failure_rate * episodes or not demos:
         raise EpisodeLost(
             f"suite {suite.name}: {len(failures)} of {episodes} expert episodes were lost in the "
