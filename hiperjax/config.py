@@ -9,6 +9,7 @@ import pathlib
 from typing import Literal
 
 from hiperjax.estimator_options import EstimatorOptions
+from hiperjax.planning_options import PlanConfig
 
 Projection = Literal["q", "k", "v", "o", "gate", "up", "down"]
 
@@ -357,6 +358,7 @@ class RunConfig:
     model: ModelConfig = ModelConfig()
     mesh: MeshConfig = MeshConfig()
     prompt: PromptConfig = PromptConfig()
+    plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)
     rollout: RolloutConfig = RolloutConfig()
     imitation: ImitationConfig = ImitationConfig()
     credit: CreditConfig = CreditConfig()

@@ -132,6 +132,9 @@ class Turn:
     """Whether the turn opens a window; else it goes on in the one of the turn before."""
     counts: bool = True
     """Whether its reply tokens count in losses; those of a mistake in a demonstration do not."""
+    given: int = 0
+    """Reply tokens, from the first, that were written for the policy: a switch block decided by a
+    rule. They are in the context, have no log-prob and count in no loss."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

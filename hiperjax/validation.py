@@ -78,6 +78,8 @@ RANGES: dict[str, Range] = {
     "prompt.prompt_length": COUNT,
     "prompt.reply_length": COUNT,
     "prompt.window_length": COUNT,
+    "plan.every": COUNT,
+    "plan.switch_rate": SHARE,
     "rollout.episodes": COUNT,
     "rollout.group_size": COUNT,
     "rollout.slots": COUNT,
@@ -179,19 +181,29 @@ def validate(config: RunConfig) -> RunConfig:
     Raises:
       ConfigError: names the fields, what was found, what is expected.
     """
-    for name, value in list_settings(config):
-        if name in RANGES and value is not None:
-            _require(RANGES[name].holds(value), f"{name} is {value}; expected {RANGES[name]}")
-        elif isinstance(value, float):  # a suite's own options may bring some
-            _require(math.isfinite(value), f"{name} is {value}; expected a finite number")
+    check_ranges(config)
     _check_model(config.model, config.critic.kind)
     _check_batches(config)
     _check_windows(config.prompt)
+    _check_boundaries(config)
     _require(bool(config.eval.splits), "eval.splits is empty; expected at least one split")
     m = config.mesh
     for name in ("data", "fsdp", "tensor"):
         _require(getattr(m, name) != 0, f"mesh.{name} is 0; expected at least 1, or -1")
     return config
+
+
+def check_ranges(config: RunConfig) -> None:
+    """Refuse numbers out of their range.
+
+    Raises:
+      ConfigError: names the field, what was found, what is expected.
+    """
+    for name, value in list_settings(config):
+        if name in RANGES and value is not None:
+            _require(RANGES[name].holds(value), f"{name} is {value}; expected {RANGES[name]}")
+        elif isinstance(value, float):  # a suite's own options may bring some
+            _require(math.isfinite(value), f"{name} is {value}; expected a finite number")
 
 
 def _check_batches(config: RunConfig) -> None:
@@ -224,6 +236,20 @@ def _check_batches(config: RunConfig) -> None:
         f"imitation.episodes is {i.episodes}, imitation.holdout {i.holdout}, which holds {held} "
         "out; expected some to be left to imitate",
     )
+
+
+def _check_boundaries(config: RunConfig) -> None:
+    """What is paid for or pulled on where the planner decides means nothing where a rule does."""
+    rule, c, p = config.plan.boundaries, config.credit, config.ppo
+    for name, value in (
+        ("credit.keep_penalty", c.keep_penalty),
+        ("ppo.switch_rate_coefficient", p.switch_rate_coefficient),
+    ):
+        _require(
+            rule == "learned" or value == 0,
+            f"{name} is {value} with plan.boundaries {rule}; expected 0: the rule keeps and "
+            "switches, not the planner",
+        )
 
 
 def _check_windows(t: PromptConfig) -> None:

@@ -21,20 +21,20 @@ FUNCTION_LINES = 50  # without the docstring
 WORDLESS_LINES = 8
 
 GROUND = {
-    "types", "config", "estimator_options", "intervals", "random_keys", "models", "kernels",
-    "files", "stop", "streams", "validation", "entry_points", "devices",
+    "types", "config", "estimator_options", "planning_options", "intervals", "random_keys",
+    "models", "kernels", "files", "stop", "streams", "validation", "entry_points", "devices",
 }  # fmt: skip
 MIDDLE = {"acting", "learning", "envs", "judging"}
 MAY_IMPORT: Mapping[str, set[str]] = {
     **{package: set() for package in GROUND},
-    "config": {"estimator_options"},
+    "config": {"estimator_options", "planning_options"},
     "models": {"kernels", "files"},
     "validation": {"config", "estimator_options"},
     "presets": {"config"},
     "capacity": {"kernels", "models", "distributed", "devices"},
     "envs": {"types", "intervals", "files", "stop", "entry_points"},
     "judging": {"types"},
-    "acting": {"envs", "models", "types", "stop", "entry_points"},
+    "acting": {"envs", "models", "types", "stop", "entry_points", "planning_options"},
     "learning": {"kernels", "models", "config", "estimator_options", "types", "entry_points"},
     "distributed": {"acting", "models", "types", "stop"},
     "training": GROUND | MIDDLE | {"presets", "distributed"},

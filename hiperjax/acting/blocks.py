@@ -67,6 +67,7 @@ def parse_reply(
     strict: bool = True,
     rewrite_on_keep: bool = False,
     control: Collection[int] = (),
+    decided: bool | None = None,
 ) -> Blocks:
     """Parse a reply into the decisions in force at its turn.
 
@@ -90,6 +91,8 @@ def parse_reply(
         Default: the subgoal in force is carried and a rewritten one is a `keep_violation`.
       control: tokens that may end a reply and stand in no block: a reply that writes one there is
         malformed, however its bytes read.
+      decided: whether the turn opens a segment, where that is no decision of the policy; then it
+        does so however malformed the reply is. None: the reply says so.
     """
     reply = ReplyBytes(pieces, ids)
     blocks, at, outside = {}, 0, b""
@@ -117,7 +120,7 @@ def parse_reply(
     if ACTION not in blocks and free < len(ids):
         spans[ACTION] = (free, len(ids))
     written = blocks[SUBGOAL][2] if well_formed else current_subgoal
-    switch = first_turn or (well_formed and word == SWITCH_WORD)
+    switch = first_turn or (well_formed and word == SWITCH_WORD if decided is None else decided)
     rewritten = well_formed and normalize_subgoal(written) != normalize_subgoal(current_subgoal)
     return Blocks(
         switch=switch,

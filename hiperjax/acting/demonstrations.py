@@ -269,7 +269,7 @@ def _relabel_one(
         if (prompt := turn.prompt_ids.tobytes()) not in known:
             known.add(prompt)
             unsampled = np.zeros(len(ids), np.float32)
-            label = dict(reply_ids=ids, behavior_logprobs=unsampled, blocks=blocks)
+            label = dict(reply_ids=ids, behavior_logprobs=unsampled, blocks=blocks, given=0)
             turns.append(dataclasses.replace(turn, **label))
         subgoal = turn.blocks.subgoal
         (step,) = workers.step([0], [turn.blocks.action])

@@ -39,11 +39,12 @@ class EpisodeRecorder:
         *,
         opens: bool = True,
         counts: bool = True,
+        given: int = 0,
     ) -> None:
         """Add a turn: a prompt, its reply and what the environment answered.
 
         `opens`: the prompt is a whole one, of a new window; else what its window grew by. `counts`:
-        the reply is to be learned from.
+        the reply is to be learned from, but for its first `given` tokens, which nobody sampled.
         """
         seen = self.observation
         self.turns.append(
@@ -58,6 +59,7 @@ class EpisodeRecorder:
                 milestone=bool(step.milestone),
                 opens=opens,
                 counts=counts,
+                given=given,
             )
         )
         self.past.append(PastTurn(len(self.turns), seen.text, blocks.action))

@@ -14,11 +14,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
 from hiperjax.acting.blocks import CLOSING_ACTION, find_stop, parse_reply
+from hiperjax.acting.boundaries import LEARNED, NOTHING, Boundaries, Given
 from hiperjax.acting.collector import RolloutResult
 from hiperjax.acting.engine import Engine, EngineFactory
 from hiperjax.acting.episode import EpisodeRecorder
@@ -46,10 +48,12 @@ class PlayedEpisode(EpisodeRecorder):
     writer: WindowWriter
     prompt: Prompt | None = None
     """prompt of the turn under way"""
+    given: Given = NOTHING
+    """what of its reply was decided for the policy"""
 
 
 ReplyParser = Callable[[PlayedEpisode, np.ndarray], Blocks]
-"""An episode and the tokens of its next reply -> what the reply says."""
+"""An episode and the tokens of its next reply, given ones included -> what the reply says."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,20 +85,23 @@ class Rollout:
     """Makes what runs the slots of one group."""
     parse: ReplyParser | None = None
     """Reads a reply; by default `parse_reply`, with the settings above."""
+    boundaries: Boundaries = LEARNED
+    """Where segments begin."""
 
     @functools.cached_property
     def shape(self) -> LaneShape:
         """Sizes of a lane."""
         slots = self.slots // self.pipeline_groups
+        given = self.boundaries.longest  # for a lane, part of the prompt
         return LaneShape(
             slots=slots,
-            prompt=self.prompt_length - len(self.prompter.shared_prefix),
-            reply=self.reply_length,
+            prompt=self.prompt_length - len(self.prompter.shared_prefix) + given,
+            reply=self.reply_length - given,
             chunk=self.decode_chunk,
             refill=self.refill or min(8, max(4, slots // 8)),
             rows=self.prefill_rows,
             multiple=self.row_multiple,
-            window=self.prompter.windows.length if self.prompter.windows.grow else 0,
+            window=self.prompter.windows.length + given if self.prompter.windows.grow else 0,
         )
 
     @functools.cached_property
@@ -153,11 +160,23 @@ class Rollout:
             strict=self.strict_format,
             rewrite_on_keep=self.rewrite_on_keep,
             control=self.prompter.encoder.control_ids,
+            decided=episode.given.switch,
         )
         renderer, admissible = self.prompter.renderer, episode.observation.admissible
         return dataclasses.replace(
             parsed, action=renderer.restore_action(parsed.action, admissible)
         )
+
+
+def _complete(
+    episode: PlayedEpisode, ids: np.ndarray, logprobs: np.ndarray
+) -> tuple[PlayedEpisode, np.ndarray, np.ndarray]:
+    """A drawn reply after what was given of it, which has no log-prob."""
+    given = np.asarray(episode.given.ids, ids.dtype)
+    if not len(given):
+        return episode, ids, logprobs
+    unsampled = np.zeros(len(given), logprobs.dtype)
+    return episode, np.concatenate([given, ids]), np.concatenate([unsampled, logprobs])
 
 
 class _Run:
@@ -179,6 +198,7 @@ class _Run:
         self.failures: list[EnvFailure] = []
         self.stats = RolloutStats()
         self.seconds: dict[str, float] = collections.defaultdict(float)
+        self.seed = tuple(np.asarray(jax.random.key_data(key)).ravel().tolist())
         shared = rollout.prompter.shared_prefix
         prefix = None
         if shared:
@@ -260,14 +280,13 @@ class _Run:
             self.failures.append(EnvFailure(episode.task_id, f"PromptTooLong: {error}"))
             return
         number, turn = episode.index, len(episode.turns)
-        if not prompt.opens:
-            lane.ask_more(episode, prompt.ids, number=number, turn=turn)
-            return
-        lane.ask(episode, prompt.ids, number=number, turn=turn)
+        episode.given = self.r.boundaries.decide(episode, seed=self.seed, number=number)
+        ask = lane.ask if prompt.opens else lane.ask_more
+        ask(episode, [*prompt.ids, *episode.given.ids], number=number, turn=turn)
 
     def harvest(self, lane: Engine) -> None:
         """Take finished replies, step their environments, ask for their next turns."""
-        replies = self.measure("device", lane.harvest)
+        replies = [_complete(*drawn) for drawn in self.measure("device", lane.harvest)]
         parsed = [self.r.read_reply(episode, ids) for episode, ids, _ in replies]
         results = self.measure(
             "environment",
@@ -293,7 +312,8 @@ class _Run:
     ) -> None:
         prompt = episode.prompt
         assert prompt is not None, "a reply has a prompt"
-        episode.record(prompt.ids, ids, logprobs, blocks, step, opens=prompt.opens)
+        given = len(episode.given.ids)
+        episode.record(prompt.ids, ids, logprobs, blocks, step, opens=prompt.opens, given=given)
         episode.writer.note_reply(ids, blocks)
         if episode.is_over(self.r.max_turns):
             self._leave(lane, episode)

@@ -3,19 +3,25 @@
 import pathlib
 from typing import Annotated, Literal
 
+import tyro
+
 from hiperjax.commands.arguments import Data, Games, Positional
 from hiperjax.envs.base import Suite
 from hiperjax.envs.registry import SuiteError, make_suite, parse_options
 from hiperjax.files import write_json
+from hiperjax.planning_options import BoundaryRule
 from hiperjax.random_keys import Stream, derive_key
 from hiperjax.training.build import restore_run
 from hiperjax.training.checkpoint import Which
-from hiperjax.training.diagnostics import describe, loop_share
-from hiperjax.training.evaluation import evaluate
+from hiperjax.training.diagnostics import describe, judge_boundaries, loop_share
+from hiperjax.training.evaluation import Evaluation, evaluate
 from hiperjax.training.suites import check_split
 from hiperjax.training.trainer import BASELINE_EPISODES
 
 HEALTH = ("episode_length", "switch_share", "segment_length", "malformed_share")
+Boundaries = Annotated[BoundaryRule | None, tyro.conf.arg(name="plan.boundaries")]
+Every = Annotated[int | None, tyro.conf.arg(name="plan.every")]
+SwitchRate = Annotated[float | None, tyro.conf.arg(name="plan.switch-rate")]
 
 
 def evaluate_run(
@@ -32,6 +38,9 @@ def evaluate_run(
     data: Data = None,
     games: Games = None,
     options: tuple[str, ...] = (),
+    boundaries: Boundaries = None,
+    every: Every = None,
+    switch_rate: SwitchRate = None,
     accept_changed_prompt: bool = False,
 ) -> int:
     """Success per task type on a full split, with 95 % Wilson intervals.
@@ -51,6 +60,10 @@ def evaluate_run(
       data: folder of official files (suite webshop); default: the run's own.
       games: folder of official games (suite alfworld); default: the run's own.
       options: with --policy script: other options of the suite, each KEY=VALUE.
+      boundaries: where segments begin, if not as in the run: where the policy says so (learned), or
+        by a rule, as in training.
+      every: turns of a segment, by the rule every_k.
+      switch_rate: chance of a boundary at each turn, by the rule random.
       accept_changed_prompt: evaluate although the prompt is not the one the run was trained on.
     """
     if policy == "script":
@@ -59,8 +72,15 @@ def evaluate_run(
         _evaluate_scripts(make_suite(target, **given, **parse_options(target, options)),
                           split, max_tasks or BASELINE_EPISODES)  # fmt: skip
         return 0
+    plan = {"boundaries": boundaries, "every": every, "switch_rate": switch_rate}
+    plan = {name: value for name, value in plan.items() if value is not None}
     components, state = restore_run(
-        target, which, accept_changed_prompt=accept_changed_prompt, games=games, data=data
+        target,
+        which,
+        accept_changed_prompt=accept_changed_prompt,
+        games=games,
+        data=data,
+        plan=plan,
     )
     c = components.config.eval
     split = split or c.splits[0]
@@ -79,15 +99,9 @@ def evaluate_run(
     print(
         f"{target}, {which} state: {components.suite.describe()}, split {split}, "
         f"{result.overall.trials} tasks in fixed order, at most {components.max_turns} turns, {how}"
+        + (f", boundaries {components.config.plan.boundaries}" if plan else "")
     )
-    print(result.table())
-    health = describe(result.trajectories) if result.trajectories else {}
-    if health:
-        health["loop_share"] = loop_share(result.trajectories)
-    shown = (*HEALTH, "inadmissible_share", "loop_share")
-    print("  ".join(f"{name} {health[name]:.3f}" for name in shown if name in health))
-    for failure in result.failures:
-        print(f"episode of task {failure.task_id} lost: {failure.cause}")
+    health = _report(result, milestones=components.suite.reports_milestones)
     scripts = components.suite.report_baselines(
         split, max_turns=components.max_turns, episodes=max_tasks or BASELINE_EPISODES
     )
@@ -97,6 +111,20 @@ def evaluate_run(
         record = {"target": target, "which": which, "split": split, "temperature": temperature}
         write_json(out, record | result.metrics() | health)
     return 0 if result.may_choose(components.config.env.max_failure_rate) else 1
+
+
+def _report(result: Evaluation, *, milestones: bool) -> dict[str, float]:
+    """Print a result and what its episodes were like; returns the latter."""
+    print(result.table())
+    health = describe(result.trajectories) if result.trajectories else {}
+    if health:
+        health["loop_share"] = loop_share(result.trajectories)
+        health |= judge_boundaries(result.trajectories) if milestones else {}
+    shown = (*HEALTH, "inadmissible_share", "loop_share", "boundary_f1")
+    print("  ".join(f"{name} {health[name]:.3f}" for name in shown if name in health))
+    for failure in result.failures:
+        print(f"episode of task {failure.task_id} lost: {failure.cause}")
+    return health
 
 
 def _evaluate_scripts(suite: Suite, split: str | None, max_tasks: int) -> None:

@@ -203,10 +203,10 @@ def _write_row(rows: TurnRows, turn: Turn, row: int, start: int) -> None:
     count = len(turn.reply_ids)
     rows.reply[row, :count] = turn.reply_ids
     rows.behavior_logprobs[row, :count] = turn.behavior_logprobs
-    rows.reply_mask[row, :count] = turn.counts
+    rows.reply_mask[row, turn.given : count] = turn.counts
     for name in _SPANS:
         span: Span = getattr(turn.blocks, f"{name}_span")
-        getattr(rows, f"{name}_mask")[row, span[0] : span[1]] = True
+        getattr(rows, f"{name}_mask")[row, max(turn.given, span[0]) : span[1]] = True
     after_subgoal = start + turn.blocks.subgoal_span[1] - 1
     low = after_subgoal if turn.blocks.well_formed else start - 1
     rows.reply_at[row], rows.value_at[row] = start, (low, start - 1, start - 1)
@@ -296,7 +296,7 @@ def pack_grid(
         grid.well_formed[i, :k] = [turn.blocks.well_formed for turn in turns]
         grid.keep_violation[i, :k] = [turn.blocks.keep_violation for turn in turns]
         grid.admissible[i, :k] = [turn.admissible for turn in turns]
-        grid.reply_tokens[i, :k] = [len(turn.reply_ids) for turn in turns]
+        grid.reply_tokens[i, :k] = [len(turn.reply_ids) - turn.given for turn in turns]
         grid.milestone[i, :k] = [turn.milestone for turn in turns]
         grid.state_id[i, :k] = [next(states) for _ in turns]
         grid.final_state_id[i] = next(states)

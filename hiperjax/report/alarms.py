@@ -26,7 +26,8 @@ def _last(run: RunData, name: str) -> float | None:
 
 def _of_the_hierarchy(run: RunData) -> Iterator[str]:
     share, length = _last(run, "switch_share"), _last(run, "episode_length")
-    if share is not None and length is not None:
+    ruled = run.settings.get("plan.boundaries", "learned") != "learned"
+    if share is not None and length is not None and not ruled:
         collapse = warn_of_collapse(share, length)
         if collapse:
             yield collapse

@@ -2,12 +2,14 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from hiperjax.acting.blocks import TAGS
+from hiperjax.acting.boundaries import make_boundaries
 from hiperjax.acting.collector import Collector
 from hiperjax.acting.demonstrations import Demonstration, EpisodeLost, demonstrate, list_texts
 from hiperjax.acting.engine import load_engine
@@ -45,6 +47,7 @@ from hiperjax.training.run_folder import (
     load_config,
 )
 from hiperjax.training.suites import build_suite
+from hiperjax.validation import check_ranges
 
 ATTENTION_BLOCK = 64
 """Queries at a time where contexts grow and sequences are long."""
@@ -144,6 +147,19 @@ def check_estimator(config: RunConfig, suite: Suite) -> None:
     )
 
 
+def check_boundaries(config: RunConfig, suite: Suite) -> None:
+    """Refuse boundaries that the world gives no occasion for, before the first episode is played.
+
+    Raises:
+      ConfigError: no milestones there.
+    """
+    if config.plan.boundaries == "milestone" and not suite.reports_milestones:
+        raise ConfigError(
+            f"plan.boundaries is milestone, and the suite {suite.name} reports no milestones; "
+            "choose a suite that does (household, alfworld, webshop), or other boundaries"
+        )
+
+
 def check_weights(config: RunConfig) -> None:
     """Refuse to train a published shape without weights, unless that is what is wanted.
 
@@ -230,6 +246,7 @@ def build_components(
         if notice and is_first():
             tell(notice)
     check_estimator(config, suite)
+    check_boundaries(config, suite)
     tokenizer = build_tokenizer(config, suite, folder)
     prompter = make_prompter(config, suite, tokenizer)
     placement = make_placement(config.mesh)
@@ -271,7 +288,14 @@ def make_rollout(
     placement: Placement,
 ) -> Collector:
     """What collects the run's episodes."""
-    p, r = config.prompt, config.rollout
+    p, r, plan = config.prompt, config.rollout, config.plan
+    boundaries = make_boundaries(
+        plan.boundaries,
+        prompter,
+        every=plan.every,
+        rate=plan.switch_rate,
+        reply_length=p.reply_length,
+    )
     rollout = Rollout(
         config=model,
         prompter=prompter,
@@ -289,6 +313,7 @@ def make_rollout(
         strict_format=p.strict_format,
         rewrite_on_keep=p.rewrite_on_keep,
         lane_factory=load_engine(r.engine),
+        boundaries=boundaries,
     )
     if placement.mesh is not None or model.dtype != "float32":
         return DistributedRollout(rollout, placement)
@@ -316,6 +341,7 @@ def restore_run(
     accept_changed_prompt: bool = False,
     games: pathlib.Path | None = None,
     data: pathlib.Path | None = None,
+    plan: Mapping[str, Any] | None = None,
 ) -> tuple[RunComponents, TrainState]:
     """The agent of a run folder and one of its saved states, whatever mesh it was trained on.
 
@@ -325,6 +351,7 @@ def restore_run(
       mesh: default: the run's own where it divides the devices at hand, else one device.
       accept_changed_prompt: the prompt may be another than the run was trained on.
       games, data: folders of official files to play, if not the run's own.
+      plan: Settings of `config.plan`, where they are to be others than the run's own.
 
     Raises:
       FileNotFoundError: not a run folder.
@@ -335,7 +362,12 @@ def restore_run(
     config = load_config(folder)
     found = {"games": games, "data": data}
     given = {name: path for name, path in found.items() if path is not None}
-    config = dataclasses.replace(config, env=dataclasses.replace(config.env, **given))
+    config = dataclasses.replace(
+        config,
+        env=dataclasses.replace(config.env, **given),
+        plan=dataclasses.replace(config.plan, **(plan or {})),
+    )
+    check_ranges(config)
     if mesh is None:
         m, devices = config.mesh, jax.device_count()
         divides = min(m.fsdp, m.tensor) > 0 and devices % (m.fsdp * m.tensor) == 0

@@ -28,6 +28,38 @@ def _entropy(counts: Sequence[int]) -> float:
     return -sum(c / total * math.log(c / total) for c in counts) if total else 0.0
 
 
+def match_boundaries(trajectory: Trajectory) -> tuple[int, int, int]:
+    """How many boundaries fall where a milestone was just reached, give or take a turn; and how
+    many of each there are.
+
+    A milestone reached at turn t calls for a boundary at t + 1. Turn 0, which always opens a
+    segment, is left out, and so is a milestone that ends the episode. Each is matched once.
+    """
+    turns = trajectory.turns
+    found = [t for t, turn in enumerate(turns) if t and turn.blocks.switch]
+    wanted = [t for t, turn in enumerate(turns[:-1], start=1) if turn.milestone]
+    matched, left = 0, list(wanted)
+    for t in found:
+        while left and left[0] < t - 1:
+            left.pop(0)
+        if left and left[0] <= t + 1:
+            left.pop(0)
+            matched += 1
+    return matched, len(found), len(wanted)
+
+
+def judge_boundaries(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Precision, recall and F1 of boundaries against milestones; 0 where there is nothing to
+    match."""
+    counts = [match_boundaries(trajectory) for trajectory in trajectories]
+    matched, found, wanted = (sum(column) for column in zip(*counts, strict=True))
+    return {
+        "boundary_precision": matched / max(1, found),
+        "boundary_recall": matched / max(1, wanted),
+        "boundary_f1": 2 * matched / max(1, found + wanted),
+    }
+
+
 def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """Means per episode (length, reward, success) and shares of turns (everything else).
 

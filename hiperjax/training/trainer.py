@@ -16,7 +16,7 @@ from hiperjax.learning.state import LearnResult, Work
 from hiperjax.random_keys import Stream, derive_key
 from hiperjax.stop import REQUEST, StopAsked
 from hiperjax.training.checkpoint import SaveError, explain
-from hiperjax.training.diagnostics import describe, warn_of_collapse
+from hiperjax.training.diagnostics import describe, judge_boundaries, warn_of_collapse
 from hiperjax.training.episode_record import EpisodeBatch
 from hiperjax.training.evaluation import Evaluation, evaluate
 from hiperjax.training.interrupt import StopRequest, agree_to_stop, given_up_together
@@ -195,6 +195,8 @@ def iterate(run: Run) -> Ledger:
     result = collect(run, timer)
     batch, metrics, learned = learn(run, result.trajectories, timer)
     metrics |= describe(result.trajectories)
+    if config.plan.boundaries != "learned" and run.components.suite.reports_milestones:
+        metrics |= judge_boundaries(result.trajectories)
     metrics |= {"failed_episodes": len(result.failures)} | result.stats.metrics()
     run.iteration += 1
     record_episodes(run, result.trajectories, learned.inputs)
@@ -235,7 +237,7 @@ def record(run: Run, evaluation: Mapping[str, float], timer: Timer) -> None:
         return
     run.progress.iteration(run.iteration, metrics, timer.seconds)
     warning = warn_of_collapse(metrics["switch_share"], metrics["episode_length"])
-    if warning:
+    if warning and run.components.config.plan.boundaries == "learned":
         run.progress.warn(warning)
     if int(run.state.skipped) >= run.components.config.ppo.max_skipped_steps:
         save(run, best=False)
