@@ -216,6 +216,12 @@ class CreditConfig(EstimatorOptions):
     """fixed: at every KEEP turn; normalized: divided by the episode's turns."""
     consistency_penalty: float = 0.0
     """Subtracted where a KEEP turn rewrites the subgoal in force."""
+    switch_cost: float = 0.0
+    """Taken off the switch stream's advantage where the planner switched (deliberation cost): the
+    price of that decision alone, in shaped reward. Hierarchical estimators."""
+    train: Literal["all", "planner", "executor"] = "all"
+    """Whose tokens are in the loss: switch and subgoal blocks (planner), action blocks (executor),
+    all. Both are one network: what is not in the loss still moves with it."""
     whitening: Literal["standard", "scale", "none"] = "standard"
     """Each stream over its own turns: to mean 0 and spread 1, spread only, or not at all."""
     weight_low: float = 1.0

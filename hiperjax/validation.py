@@ -116,6 +116,7 @@ RANGES: dict[str, Range] = {
     "credit.inadmissible_penalty": WEIGHT,
     "credit.keep_penalty": WEIGHT,
     "credit.consistency_penalty": WEIGHT,
+    "credit.switch_cost": WEIGHT,
     "credit.row_penalty": WEIGHT,
     "credit.step_weight": WEIGHT,
     "credit.history": COUNT_OR_NONE,
@@ -243,6 +244,7 @@ def _check_boundaries(config: RunConfig) -> None:
     rule, c, p = config.plan.boundaries, config.credit, config.ppo
     for name, value in (
         ("credit.keep_penalty", c.keep_penalty),
+        ("credit.switch_cost", c.switch_cost),
         ("ppo.switch_rate_coefficient", p.switch_rate_coefficient),
     ):
         _require(
@@ -250,6 +252,11 @@ def _check_boundaries(config: RunConfig) -> None:
             f"{name} is {value} with plan.boundaries {rule}; expected 0: the rule keeps and "
             "switches, not the planner",
         )
+    _require(
+        c.train != "executor" or p.switch_rate_coefficient == 0,
+        f"ppo.switch_rate_coefficient is {p.switch_rate_coefficient} with credit.train executor; "
+        "expected 0: it pulls on switch blocks, which are the planner's",
+    )
 
 
 def _check_windows(t: PromptConfig) -> None:

@@ -83,7 +83,7 @@ def after_milestones(trajectory):
 def test_segments_begin_where_the_rule_says_however_malformed_the_reply(rule, expected):
     played = play(rule)
     assert switches(played) == [expected(t) for t in played]
-    keep, switch = (make_boundaries(rule, make_prompter(), every=2, rate=0, reply_length=REPLY)
+    keep, switch = (make_boundaries(rule, make_prompter(), every=2, rate=0.0, reply_length=REPLY)
                     for _ in range(2))  # fmt: skip
     words = {True: switch.switch_ids, False: keep.keep_ids}
     for turn in itertools.chain.from_iterable(t.turns for t in played):
@@ -95,7 +95,7 @@ def test_segments_begin_where_the_rule_says_however_malformed_the_reply(rule, ex
 
 
 def test_where_the_planner_decides_nothing_is_given():
-    assert make_boundaries("learned", make_prompter(), every=2, rate=0, reply_length=1) is LEARNED
+    assert make_boundaries("learned", make_prompter(), every=2, rate=0.0, reply_length=1) is LEARNED
     assert all(turn.given == 0 for t in play("learned") for turn in t.turns)
 
 
@@ -158,7 +158,7 @@ def give_switches(trajectories, flags):
 def test_what_is_given_carries_no_loss_and_no_decision(estimator):
     """The gradient of the loss by the log-prob of a given token is exactly zero, of others not."""
     rng = np.random.default_rng(0)
-    trajectories = give_switches(make_batch(5, [3, 5, 2, 4]), rng.random(20) < 0.5)
+    trajectories = give_switches(make_batch(5, [3, 5, 2, 4]), (rng.random(20) < 0.5).tolist())
     batch, final = pack_all(trajectories)
     learner = make_learner(estimator=estimator)
     state = learner.init(jax.tree.map(jnp.copy, PARAMS), jax.random.key(1))
@@ -192,20 +192,20 @@ def test_what_is_given_carries_no_loss_and_no_decision(estimator):
             assert row[first:end].all()
 
 
+@pytest.mark.slow  # four runs, each of which compiles what it needs
 def test_an_interrupted_run_with_random_boundaries_goes_on_to_the_bit(tmp_path):
     """Where segments begin follows from the seed, the iteration, the episode and the turn."""
     plan = dataclasses.replace(BASE.plan, boundaries="random", switch_rate=0.5)
     start = train(small_run(tmp_path / "start", {}, iterations=0))
+    parts = {"ppo": {"learning_rate_end": 1.0}}  # else it falls over the iterations
 
     def make(name, iterations):
-        return small_run(tmp_path / name, {}, iterations=iterations, plan=plan, init=start)
+        return small_run(tmp_path / name, parts, iterations=iterations, plan=plan, init=start)
 
-    whole = train(make("whole", 2))
-    cut = train(make("cut", 1))
+    whole, cut = train(make("whole", 2)), train(make("cut", 1))
     train(make("cut", 1), resume=cut, iterations=2)
     ours, theirs = ((folder / METRICS).read_text().splitlines() for folder in (whole, cut))
-    assert ours[:2] == theirs[:2], "an iteration"
-    assert '"boundary_f1"' in ours[1] and '"boundary_f1"' not in ours[0]
+    assert ours[2] == theirs[2] and '"boundary_f1"' in ours[2]
 
 
 def test_f1_by_hand():
@@ -255,7 +255,9 @@ def test_milestones_where_there_are_none_are_one_line_and_code_two(capsys, tmp_p
 
 def test_a_block_that_cannot_be_written_is_refused():
     with pytest.raises(BoundaryError, match="reply_length is 3; raise it"):
-        make_boundaries("always", make_prompter(), every=1, rate=0, reply_length=3)
+        make_boundaries("always", make_prompter(), every=1, rate=0.0, reply_length=3)
     poor = train_tokenizer(["task go", "<switch>SWITCH</switch>"], TAGS)
     with pytest.raises(BoundaryError, match="knows both SWITCH and KEEP"):
-        make_boundaries("always", Prompter(RENDERER, poor, LIMIT), every=1, rate=0, reply_length=9)
+        make_boundaries(
+            "always", Prompter(RENDERER, poor, LIMIT), every=1, rate=0.0, reply_length=9
+        )

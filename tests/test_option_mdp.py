@@ -16,6 +16,8 @@ from experiments.studies.option_mdp import (
 )
 from experiments.studies.option_study import (
     boundary_curve,
+    charged,
+    cost_sweep,
     pair_whitened,
     turn_index_whitened,
     variance_grid,
@@ -102,6 +104,29 @@ def test_moments_by_hand(study):
     moments = study.moments(study.advantages(hae_estimate))
     mean = np.einsum("k,kp->p", x.prob, g)
     assert moments.variance == pytest.approx(x.prob @ ((g - mean) ** 2).sum(1))
+
+
+def test_a_price_of_switching_is_charged_to_the_decision_alone(study):
+    """The expected gradient loses cost times that of P(SWITCH) at each turn that decides, weighed
+    by how often it is come to; nothing else moves, under any critic."""
+    x, cost = study.trajectories, 0.3
+    for critic in (None, study.wrong_critic(1.0, "noise")):
+        advantages = study.advantages(partial(hae_estimate, boundary=1.0), critic)
+        free = study.moments(advantages).mean
+        paid = study.moments(charged(study, advantages, cost)).mean
+        beta = 1 / (1 + np.exp(-np.asarray(study.policy.switch)))
+        expected = np.zeros_like(beta)
+        decides = x.mask & (np.arange(x.mask.shape[1]) > 0)
+        visits = x.prob[:, None] * decides * (beta * (1 - beta))[x.state, x.before]
+        np.add.at(expected, (x.state, x.before), visits)
+        np.testing.assert_allclose((free - paid)[:6], cost * expected.ravel(), atol=1e-12)
+        np.testing.assert_array_equal(paid[6:], free[6:])
+
+
+def test_a_price_of_switching_makes_segments_longer():
+    table = cost_sweep((0.0, 0.3), horizon=3, steps=8)
+    assert table[0.3]["segment length"] > table[0.0]["segment length"]
+    assert table[0.3]["return"] <= table[0.0]["return"] + 1e-9
 
 
 def test_variance_against_flat_gae():

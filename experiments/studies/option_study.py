@@ -4,16 +4,21 @@
     with wrong critics only lambda 1 everywhere, `lambda_boundary` included, keeps it.
 (b) The variance against flat GAE, by horizon, share of switches and how much subgoals tell.
 (c) Which `lambda_boundary` errs least, by the error of the critic.
+(d) What a price of switching buys: return and length of segments of the policy that HAE's expected
+    gradient climbs to, by `credit.switch_cost`.
 
     python -m experiments.studies.option_study
 """
 
 from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.studies.option_mdp import (
     Advantages,
+    Policy,
     Study,
     flat_estimate,
     gradients,
@@ -21,6 +26,7 @@ from experiments.studies.option_mdp import (
     make_mdp,
     make_policy,
 )
+from hiperjax.learning.credit.shaping import charge_switches
 
 
 def whitened(study: Study, advantages: Advantages) -> Advantages:
@@ -69,6 +75,53 @@ def pair_whitened(study: Study, advantages: Advantages) -> np.ndarray:
         )
         expected += x.prob @ (g - baseline[:, None] * score)
     return expected
+
+
+def charged(study: Study, advantages: Advantages, cost: float) -> Advantages:
+    """The same with each decision to switch charged, by the shipped function."""
+    x, (low, high, term) = study.trajectories, advantages
+    with jax.enable_x64(True):
+        paid = charge_switches(jnp.asarray(term), jnp.asarray(x.switch), jnp.asarray(x.mask), cost)
+    return low, high, np.asarray(paid)
+
+
+def climb(study: Study, cost: float, *, steps: int, rate: float = 2.0) -> Study:
+    """The same world after gradient ascent on the policy by HAE's expected gradient, exact critics,
+    all lambdas 1, each decision to switch charged."""
+    for _ in range(steps):
+        advantages = charged(study, study.advantages(partial(hae_estimate, boundary=1.0)), cost)
+        step, moved, at = study.moments(advantages).mean, [], 0
+        for table in study.policy:
+            part = step[at : at + table.size].reshape(table.shape)
+            moved.append(np.asarray(table) + rate * part)
+            at += table.size
+        with jax.enable_x64(True):
+            policy = Policy(*map(jnp.asarray, moved))
+        study = Study(study.mdp, policy, study.horizon)
+    return study
+
+
+def describe_policy(study: Study) -> dict[str, float]:
+    """Expected return, turns of a segment, and share of decisions that switch."""
+    x = study.trajectories
+    turns, later = x.prob @ x.mask.sum(1), x.prob @ x.mask[:, 1:].sum(1)
+    switched = x.prob @ (x.switch & x.mask)[:, 1:].sum(1)
+    return {
+        "return": float(x.prob @ (x.reward * x.mask).sum(1)),
+        "segment length": float(turns / (1 + switched)),
+        "switch share": float(switched / later),
+    }
+
+
+COSTS = (0.0, 0.01, 0.03, 0.1, 0.3)
+
+
+def cost_sweep(
+    costs: tuple[float, ...] = COSTS, *, horizon: int = 4, steps: int = 60
+) -> dict[float, dict[str, float]]:
+    """What each price leads to, from one start."""
+    start = Study(make_mdp(), make_policy(), horizon)
+    return {cost: describe_policy(climb(start, cost, steps=steps)) for cost in costs}
 
 
 LAMBDAS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
@@ -170,6 +223,10 @@ def main() -> None:
         print("  horizon {}, switch {}, informative {}".format(*key))
         for name, value in row.items():
             print(f"    {name:36} {value:.3f}")
+    print("\nafter 60 steps of ascent, by credit.switch_cost")
+    for cost, row in cost_sweep().items():
+        said = "  ".join(f"{name} {value:.3f}" for name, value in row.items())
+        print(f"  {cost:5.2f}   {said}")
 
 
 if __name__ == "__main__":

@@ -27,10 +27,9 @@ from hiperjax.learning.batches import (
     run_sequences,
 )
 from hiperjax.learning.credit.compare import compare_estimators, usable_estimators
-from hiperjax.learning.credit.endings import bootstrap_last_turn
 from hiperjax.learning.credit.inputs import gather_inputs
 from hiperjax.learning.credit.measure import measure_credit
-from hiperjax.learning.credit.registry import check_choice, estimate, find_estimator
+from hiperjax.learning.credit.registry import assign_credit, check_choice, find_estimator
 from hiperjax.learning.credit.shaping import PENALTIES
 from hiperjax.learning.credit.tokens import list_targets, prepare_batch
 from hiperjax.learning.credit.types import Credit, CreditInputs
@@ -85,7 +84,8 @@ class Learner:
     ):
         self.model, self.credit, self.critic, self.ppo = model, credit, critic, ppo
         self.options = {f.name: getattr(credit, f.name) for f in fields(EstimatorOptions)}
-        self.estimator = check_choice(credit.estimator, group_size=group_size, critic=critic.kind)
+        kinds: Any = {"critic": critic.kind, "switch_cost": credit.switch_cost}
+        self.estimator = check_choice(credit.estimator, group_size=group_size, **kinds)
         # Nothing is kept for a backward pass: twice the micro-batch, if there is one.
         score_sequences = score_sequences or min(64, 2 * ppo.micro_sequences or 64)
         self.group_size, self.score_sequences = group_size, score_sequences
@@ -171,9 +171,8 @@ class Learner:
     def credit_of(self, inputs: CreditInputs) -> Credit:
         """Credit by turn, before whitening."""
         c = self.credit
-        if c.bootstrap == "last_turn":
-            inputs = bootstrap_last_turn(inputs)
-        return estimate(c.estimator, inputs, **self.options)
+        kinds = {"bootstrap": c.bootstrap, "switch_cost": c.switch_cost}
+        return assign_credit(c.estimator, inputs, **kinds, **self.options)
 
     @partial(jax.jit, static_argnames="self")
     def compare(self, state: TrainState, batch: PackedBatch, inputs: CreditInputs) -> Metrics:
@@ -226,6 +225,7 @@ class Learner:
             hierarchical=self.estimator.hierarchical,
             whitening=c.whitening,
             weights=(c.weight_low, c.weight_high, c.weight_term),
+            train=c.train,
         )
         metrics = measure_credit(credit, terms, batch, scores, inputs, self.estimator.heads)
         return state._replace(critic=critic), prepared, inputs, metrics

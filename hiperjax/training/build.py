@@ -143,6 +143,7 @@ def check_estimator(config: RunConfig, suite: Suite) -> None:
         config.credit.estimator,
         group_size=config.rollout.group_size,
         critic=config.critic.kind,
+        switch_cost=config.credit.switch_cost,
         milestones_of=None if suite.reports_milestones else suite.name,
     )
 

@@ -10,9 +10,11 @@ from typing import Any
 from hiperjax.config import ConfigError
 from hiperjax.entry_points import list_names, load_all
 from hiperjax.estimator_options import EstimatorOptions
+from hiperjax.learning.credit.endings import bootstrap_last_turn
 from hiperjax.learning.credit.flat_gae import FLAT_ESTIMATORS
 from hiperjax.learning.credit.group import GROUP_ESTIMATORS
 from hiperjax.learning.credit.hae import HAE_ESTIMATORS
+from hiperjax.learning.credit.shaping import charge_switches
 from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator
 
 ENTRY_POINT_GROUP = "hiperjax.estimators"
@@ -48,7 +50,12 @@ def find_estimator(name: str) -> Estimator:
 
 
 def check_choice(
-    name: str, *, group_size: int, critic: str, milestones_of: str | None = None
+    name: str,
+    *,
+    group_size: int,
+    critic: str,
+    switch_cost: float = 0.0,
+    milestones_of: str | None = None,
 ) -> Estimator:
     """The estimator of a name, if a run can train with it.
 
@@ -56,6 +63,7 @@ def check_choice(
       name: Name of the estimator.
       group_size: episodes of one task.
       critic: kind of critic.
+      switch_cost: what a decision to switch costs.
       milestones_of: name of a suite that reports no milestones; None: it reports them.
 
     Raises:
@@ -72,12 +80,38 @@ def check_choice(
             f"critic.kind is features, fitted at three positions per turn; credit.estimator {name} "
             "needs a value at every token: critic.kind separate or shared"
         )
+    if switch_cost and not estimator.hierarchical:
+        raise ConfigError(
+            f"credit.switch_cost is {switch_cost} with credit.estimator {name}, which judges a "
+            "reply as a whole; expected 0, or an estimator with a switch stream (hae, hae_paper)"
+        )
     if "milestone" in estimator.needs and milestones_of is not None:
         raise ConfigError(
             f"credit.estimator {name} needs milestones, which the suite {milestones_of} does not "
             "report; choose a suite that does (household, alfworld, webshop), or another estimator"
         )
     return estimator
+
+
+def assign_credit(
+    name: str, inputs: CreditInputs, *, bootstrap: str, switch_cost: float, **options: Any
+) -> Credit:
+    """What a run is credited with: `estimate`, its bootstraps as asked for, switches charged.
+
+    Args:
+      name: Name of the estimator.
+      inputs: the batch, bootstraps and all.
+      bootstrap: "last_turn": in place of those, values of turns already acted.
+      switch_cost: what a decision to switch costs (`charge_switches`).
+      options: fields of `EstimatorOptions`.
+    """
+    if bootstrap == "last_turn":
+        inputs = bootstrap_last_turn(inputs)
+    credit = estimate(name, inputs, **options)
+    if not switch_cost:
+        return credit
+    charged = charge_switches(credit.adv_term, inputs.boundary, credit.mask_term, switch_cost)
+    return credit._replace(adv_term=charged)
 
 
 def estimate(name: str, inputs: CreditInputs, **options: Any) -> Credit:

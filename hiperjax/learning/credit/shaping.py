@@ -73,6 +73,29 @@ def shape_rewards(
     return sum(terms.values(), start=jnp.zeros_like(reward)), terms
 
 
+def charge_switches(
+    adv_term: Float[Array, "B T"],
+    boundary: Bool[Array, "B T"],
+    decided: Bool[Array, "B T"],
+    cost: float,
+) -> Float[Array, "B T"]:
+    """The switch stream's advantage less `cost` where it was decided to switch.
+
+    A price of each decision to switch, whatever came of it, and of no other: not a reward, so
+    earlier turns do not pay for later switches, and no value head learns of it. In expectation the
+    gradient loses `cost` times that of P(SWITCH), summed over the turns that are visited.
+
+    Args:
+      adv_term: advantages of the decisions to keep or switch.
+      boundary: first turns of segments.
+      decided: turns at which there was such a decision; turn 0, which has to open a segment, is
+        never charged.
+      cost: in units of the shaped reward.
+    """
+    charged = decided & boundary
+    return adv_term - cost * charged.at[:, 0].set(False)
+
+
 def keep_share(mask: Bool[Array, "B T"], mode: KeepMode) -> Float[Array, "B 1"]:
     """What a KEEP turn costs of the keep penalty."""
     turns = mask.sum(axis=1, keepdims=True)

@@ -10,6 +10,8 @@ from hiperjax.learning.credit.types import Credit, CreditInputs
 from hiperjax.types import STREAMS, PackedBatch, TurnGrid, TurnRows
 
 Whitening = Literal["standard", "scale", "none"]
+Level = Literal["all", "planner", "executor"]
+"""Whose tokens are in the loss."""
 
 
 def whiten(
@@ -49,6 +51,7 @@ def spread(
     w_low: float | Float[Array, ""] = 1.0,
     w_high: float | Float[Array, ""] = 1.0,
     w_term: float | Float[Array, ""] = 1.0,
+    train: Level = "all",
 ) -> tuple[Float[Array, "N R"], Bool[Array, "N R"]]:
     """Write turn advantages onto tokens; the loss mask says which tokens got one.
 
@@ -58,27 +61,38 @@ def spread(
 
     Args:
       w_low, w_high, w_term: weights of the streams, multiplied into their advantages.
+      train: whose tokens stay in the mask: the planner's are those of switch and subgoal blocks,
+        and of a reply that breaks off before its subgoal block is complete all others; the rest are
+        the executor's, blanks between blocks nobody's.
     """
     low, high, term, live, boundary = (
         to_rows(x, grid, rows)[:, None]
         for x in (adv_low, adv_high, adv_term, grid.mask, grid.mask & grid.boundary)
     )
     reply = jnp.asarray(rows.reply_mask) & live
-    if not hierarchical:
-        return jnp.where(reply, w_low * low, 0), reply
     switch, subgoal, action = (
         jnp.asarray(block) & live
         for block in (rows.switch_mask, rows.subgoal_mask, rows.action_mask)
     )
     no_action = ~action.any(axis=1, keepdims=True)
     action = jnp.where(no_action, reply & ~switch & ~subgoal, action)
+    handed_over = subgoal.any(axis=1, keepdims=True)
+    kept = {
+        "all": reply,
+        "planner": switch | subgoal | (action & ~handed_over),
+        "executor": action & handed_over,
+    }[train]
+    if not hierarchical:
+        kept = kept & reply
+        return jnp.where(kept, w_low * low, 0), kept
     subgoal = subgoal & boundary
     advantage = (
         jnp.where(action, w_low * low, 0)
         + jnp.where(subgoal, w_high * high, 0)
         + jnp.where(switch, w_term * term, 0)
     )
-    return advantage, action | subgoal | switch
+    mask = (action | subgoal | switch) & kept
+    return jnp.where(mask, advantage, 0), mask
 
 
 def blocks_present(rows: TurnRows, grid: TurnGrid) -> tuple[Bool[Array, "B T"], Bool[Array, "B T"]]:
@@ -104,12 +118,14 @@ def prepare_batch(
     hierarchical: bool,
     whitening: Whitening,
     weights: tuple[float, float, float],
+    train: Level = "all",
 ) -> LearnerBatch:
     """Whiten, spread onto tokens, and lay everything out by sequence."""
     sequences, rows, grid, _ = batch
     advantage, loss_mask = spread_whitened(
-        credit, rows, grid, hierarchical=hierarchical, whitening=whitening, weights=weights
-    )
+        credit, rows, grid,
+        hierarchical=hierarchical, whitening=whitening, weights=weights, train=train,
+    )  # fmt: skip
     tokens = None
     if credit.tokens is not None:
         white = whiten(flatten(credit.tokens.adv), flatten(credit.tokens.mask), whitening)
@@ -146,6 +162,7 @@ def spread_whitened(
     hierarchical: bool,
     whitening: Whitening,
     weights: tuple[float, float, float],
+    train: Level = "all",
 ) -> tuple[Float[Array, "N R"], Bool[Array, "N R"]]:
     """Each stream whitened over its own turns, weighted, and written onto tokens."""
     low, high, term = (
@@ -163,6 +180,7 @@ def spread_whitened(
         w_low=w_low,
         w_high=w_high,
         w_term=w_term,
+        train=train,
     )
 
 
