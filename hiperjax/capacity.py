@@ -17,7 +17,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 from hiperjax.devices import MEMORY_FRACTION, Device, PlanError, parse_device
 from hiperjax.distributed import mesh as meshes
-from hiperjax.models.lora import partition
+from hiperjax.models.lora import partition, split_trained
 from hiperjax.models.transformer import TransformerConfig, abstract_params
 
 Critic = Literal["features", "shared", "separate", "lora"]
@@ -324,7 +324,7 @@ def plan(
       device: name and count, such as `h200` or `v5e-8`; `data` takes what fsdp and tensor leave.
       load: sizes of an iteration.
       critic: what the value heads stand on.
-      reference: whether a KL term keeps the starting policy (adapters: the base itself, free).
+      reference: whether a KL term keeps what the policy started from (adapters: a copy of them).
       reference_dtype: Dtype of that copy; default: the compute dtype.
       frozen_dtype: Dtype of the base below adapters; default: the compute dtype.
 
@@ -346,8 +346,8 @@ def plan(
     )
     reference_dtype, frozen_dtype = reference_dtype or config.dtype, frozen_dtype or config.dtype
     memory = _weights(config, mesh, jnp.dtype(frozen_dtype).itemsize)
-    if reference and not config.lora_rank:
-        held = _count_on_device(abstract_params(config), mesh)
+    if reference:
+        held = _count_on_device(split_trained(abstract_params(config), config)[0], mesh)
         amount = float(jnp.dtype(reference_dtype).itemsize * held)
         memory.append(Item("reference", amount, f"{reference_dtype}, for the KL term"))
     others = _others(config, mesh, load, critic)

@@ -13,7 +13,7 @@ import pathlib
 import platform
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import metadata
 from typing import Annotated, Any
@@ -36,6 +36,8 @@ from hiperjax.streams import protect_streams
 
 def train(args: Sequence[str]) -> Action:
     """Train from a preset (first argument; default household-tiny), or --resume RUN."""
+    live = {"live": True} if "--live" in args else {}
+    args = [arg for arg in args if arg != "--live"]
     if "--resume" in args:
         from hiperjax.training.run_folder import load_config
 
@@ -63,14 +65,27 @@ def train(args: Sequence[str]) -> Action:
             "iterations": found.iterations,
             "accept_changed_prompt": found.accept_changed_prompt,
         }
-        return partial(_train, RunConfig(mesh=found.mesh), **options)
-    return partial(_train, read_settings("train", args))
+        return partial(_train, RunConfig(mesh=found.mesh), **options, **live)
+    return partial(_train, read_settings("train", args), **live)
 
 
-def _train(config: RunConfig, **options: Any) -> None:
+def _train(config: RunConfig, *, live: bool = False, **options: Any) -> None:
     from hiperjax.training.trainer import train as run
 
-    run(config, **options)
+    run(config, beside=_serve_page if live else None, **options)
+
+
+@contextlib.contextmanager
+def _serve_page(run: Any) -> Iterator[None]:
+    """The run's page, for as long as it trains."""
+    from hiperjax.commands.watch import serve_beside
+    from hiperjax.distributed.processes import is_first
+
+    with contextlib.ExitStack() as stack:
+        if is_first():
+            address = stack.enter_context(serve_beside(run.folder))
+            run.progress.say(f"{address} shows this run")
+        yield
 
 
 def imitate(args: Sequence[str]) -> Action:

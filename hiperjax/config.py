@@ -98,7 +98,10 @@ class PromptConfig:
     """What the model is shown."""
 
     style: str = "chat"
-    """chat (for language models), compact (few words, for tiny models), or an installed format."""
+    """chat (for language models), brief (half the tokens, for small ones), compact (few words, for
+    tiny models from random weights), or an installed format."""
+    example: bool = False
+    """Show the suite's worked example after the rules: small models need one to hold the format."""
     history_length: int = 2
     """Past turns shown."""
     recall_length: int = 0
@@ -322,6 +325,16 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrackConfig:
+    """Scalars to an experiment tracker, beside the run folder."""
+
+    to: Literal["none", "wandb", "trackio"] = "none"
+    """Which one: it must be installed (extras of the same names)."""
+    project: str = "hiperjax"
+    """Its project."""
+
+
+@dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """The devices of a run. As it stands: one process, its first device."""
 
@@ -371,6 +384,7 @@ class RunConfig:
     critic: CriticConfig = CriticConfig()
     ppo: PpoConfig = PpoConfig()
     eval: EvalConfig = EvalConfig()
+    track: TrackConfig = TrackConfig()
 
 
 class ConfigError(ValueError):

@@ -125,6 +125,39 @@ _ALFWORLD_SMALL = dataclasses.replace(
     eval=EvalConfig(every=10, splits=("valid_rooms", "valid_seen"), temperature=0.4),
 )
 
+_ALFWORLD_SMOLLM2 = RunConfig(
+    iterations=20,
+    # The expert is done within 12 turns in nine of ten games; fewer tokens, since each costs 20 ms.
+    env=EnvConfig(suite="alfworld", max_turns=12),
+    model=ModelConfig(lora_rank=16, lora_alpha=32.0),
+    prompt=PromptConfig(
+        style="brief",
+        example=True,
+        history_length=1,
+        prompt_length=768,
+        reply_length=48,
+        window="episode",
+        window_length=1024,
+    ),
+    rollout=RolloutConfig(episodes=16, slots=20, decode_chunk=24, temperature=0.7),
+    imitation=ImitationConfig(
+        steps=60, episodes=240, noise=0.0, sequences=2, learning_rate=1e-3, check_every=12
+    ),
+    credit=dataclasses.replace(_TINY_CREDIT, inadmissible_penalty=0.05),
+    critic=CriticConfig(kind="features"),
+    ppo=PpoConfig(
+        learning_rate=1e-4,
+        weight_decay=0.0,
+        minibatch_sequences=4,
+        micro_sequences=1,
+        sequence_length=1024,
+        kl_coefficient=0.0,
+        entropy_coefficient=0.0,
+    ),
+    eval=EvalConfig(every=10, splits=("valid_seen",), temperature=0.4, max_tasks=40),
+    checkpoint_every=1,
+)
+
 _OFFICIAL_CREDIT = CreditConfig(estimator="hae_paper", keep_penalty=0.3, consistency_penalty=0.3)
 _OFFICIAL_CRITIC = CriticConfig(warmup_epochs=1, value_clip=0.5)
 
@@ -195,6 +228,11 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
             "alfworld-small-mediocre",
             "the same from a brief imitation, to be improved on: solves .42 of valid_seen",
             _ALFWORLD_SMALL_MEDIOCRE,
+        ),
+        (
+            "alfworld-smollm2-135m",
+            "official games, a real small language model (hiperjax fetch smollm2) and adapters",
+            _ALFWORLD_SMOLLM2,
         ),
         (
             "alfworld-qwen2.5-1.5b",

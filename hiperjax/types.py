@@ -63,6 +63,16 @@ class CommandGroup:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ExampleTurn:
+    """A turn as a prompt may show it, before any episode."""
+
+    observation: Observation
+    switch: bool
+    subgoal: str
+    action: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class PromptHints:
     """What a suite says of its world's language to prompt formats. By default all is shown.
 
@@ -83,6 +93,8 @@ class PromptHints:
     """Runs of words that a tokenizer trained on the world makes one token."""
     words: tuple[str, ...] = ()
     """Words that such a tokenizer knows in any case, met in its episodes or not."""
+    example: tuple[ExampleTurn, ...] = ()
+    """Turns that prompts show after the rules: the suite's own, where a run asks for them."""
 
 
 NO_HINTS = PromptHints()

@@ -159,7 +159,7 @@ MISTAKES = {
     "--env.options dark=1": "suite outside: found option 'dark'; expected one of lit",
     "--env.suite inside": "'inside'",
     "--credit.estimator inside": "credit.estimator is 'inside'; expected one of",
-    "--prompt.style inside": "prompt.style is 'inside'; expected one of chat, compact, outside",
+    "--prompt.style inside": "prompt.style is 'inside'; expected one of chat, brief, compact, out",
 }
 PROGRAM = """
 import contextlib, io, json, sys

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hiperjax_kernels.logprobs import token_logprobs
+from hiperjax_kernels.logprobs import CHUNK, count_chunks, token_logprobs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +30,19 @@ def test_chunks_equal_the_whole(seed, vocabulary, chunk, temperature):
     found = token_logprobs(*inputs, temperature, chunk)
     for got, wanted in zip(found, plain(*inputs, temperature), strict=True):
         np.testing.assert_allclose(got, wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [32_000, 49_152, 128_256, 151_936, 152_064])
+def test_published_vocabularies_are_never_copied(size):
+    """Parts of one size need no padding, which would copy the whole embedding in every pass."""
+    assert size % count_chunks(size, CHUNK) == 0
+    shapes = [jax.ShapeDtypeStruct(s, "float32") for s in ((n, D), (size, D))]
+    program = jax.make_jaxpr(token_logprobs)(*shapes, jax.ShapeDtypeStruct((n,), "int32"))
+    assert " pad[" not in str(program)
+    odd = jax.make_jaxpr(token_logprobs)(
+        shapes[0], jax.ShapeDtypeStruct((32_003, D), "float32"), jax.ShapeDtypeStruct((n,), "int32")
+    )
+    assert " pad[" in str(odd), "a prime number of tokens has to be padded"
 
 
 @pytest.mark.parametrize("chunk", [4, 11, 64])

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hiperjax_kernels.logprobs import token_logprobs
 
 from hiperjax.models.lora import (
     adapt,
@@ -123,6 +125,41 @@ def test_gradients_of_the_adapters_alone_lower_the_loss():
     assert all((jnp.abs(leaf).max() > 0) for leaf in jax.tree.leaves(gradient))
     stepped = jax.tree.map(lambda x, g: x - 0.05 * g, adapters, gradient)
     assert loss(stepped) < loss(adapters)
+
+
+def test_the_base_is_not_differentiated():
+    """No product of the compiled gradient has the shape of a base weight; trained whole, it has."""
+
+    def products(config, params):
+        trained, frozen = split_trained(params, config)
+
+        def loss(trained):
+            whole = combine(trained, frozen)
+            hidden = forward(whole, config, TOKENS, lengths=LENGTHS).reshape(-1, 16)
+            return token_logprobs(hidden, whole["embedding"], TOKENS.reshape(-1), 1.0, 8)[0].sum()
+
+        text = jax.jit(jax.grad(loss)).lower(trained).compile().as_text()
+        return set(re.findall(r"= f32\[([\d,]+)\]\S* dot\(", text))
+
+    weights = {"16,24", "24,16", "8,16"}  # gate and up, down, a third of the padded vocabulary
+    assert weights <= products(BASE, init_params(BASE, jax.random.key(0)))
+    adapted = products(CONFIG, _trained())
+    assert not weights & adapted and {"16,3", "3,24"} <= adapted
+
+
+def test_adapters_that_fit_are_kept_and_others_merged():
+    params, key = _trained(), jax.random.key(9)
+    kept = adapt(params, CONFIG, dataclasses.replace(CONFIG, attention_block=64), key)
+    jax.tree.map(np.testing.assert_array_equal, kept, params)
+    for change in (dict(lora_alpha=3.0), dict(lora_targets=("q",))):
+        other = dataclasses.replace(CONFIG, **change)
+        adapters = partition(adapt(params, CONFIG, other, key))[0]
+        assert not any(np.abs(x).max() for x in _down(adapters)), "fresh: every B is zero"
+
+
+def _down(adapters):
+    leaves = jax.tree_util.tree_leaves_with_path(adapters)
+    return [x for path, x in leaves if path[-1].key == "lora_b"]
 
 
 def test_targets_choose_the_projections():

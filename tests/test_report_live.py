@@ -13,7 +13,7 @@ import urllib.request
 import pytest
 from helpers.run_folders import make_episode, make_turn, write_lines, write_run
 
-from hiperjax.commands.watch import start_server
+from hiperjax.commands.watch import serve_beside, start_server
 from hiperjax.config import ConfigError
 from hiperjax.report.console_view import render_line, render_view, seconds_left, sparkline
 from hiperjax.report.live import LivePage
@@ -142,6 +142,27 @@ def test_a_port_that_is_taken_is_not_insisted_on(server, folder):
         start_server(server.live, 70_000)
 
 
+def fetch(address):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(address, timeout=20) as answer:
+        return answer.read().decode()
+
+
+def test_a_page_beside_training_follows_and_ends_with_it(folder):
+    with serve_beside(folder, port=0) as address:
+        assert "hiperjax report" in fetch(address)
+        assert json.loads(fetch(f"{address}state"))["version"] == 0
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write('{"iteration": 3, "eval/test/success": 0.875}\n')
+        deadline = time.monotonic() + 30
+        while not json.loads(fetch(f"{address}state"))["version"]:
+            assert time.monotonic() < deadline, "the page never heard of the iteration"
+            time.sleep(0.1)
+        assert "0.875" in json.loads(fetch(f"{address}state"))["line"]
+    with pytest.raises(OSError):
+        fetch(address)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_watch_dies_quietly_when_told(folder, number):
     if signal.getsignal(number) is signal.SIG_IGN:
@@ -151,9 +172,7 @@ def test_watch_dies_quietly_when_told(folder, number):
                              env=os.environ | {"PYTHONUNBUFFERED": "1"})  # fmt: skip
     assert watch.stdout is not None
     address = watch.stdout.readline().split()[0]
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(address, timeout=20) as answer:
-        assert b"hiperjax report" in answer.read()
+    assert "hiperjax report" in fetch(address)
     assert "iteration 1 of 4" in watch.stdout.readline()
     watch.send_signal(number)
     _, errors = watch.communicate(timeout=20)

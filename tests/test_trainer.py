@@ -4,13 +4,16 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import urllib.request
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.small_runs import BASE, small_run
+from safetensors.numpy import load_file
 
+from hiperjax import cli
 from hiperjax.commands.convert import export_adapters, export_run
 from hiperjax.commands.evaluate import evaluate_run
 from hiperjax.config import (
@@ -233,12 +236,15 @@ def test_a_run_starts_from_a_hugging_face_folder_and_outlives_it(published, tmp_
 
 
 def test_adapters_alone_are_exported_beside_the_folder_they_are_of(published, adapted, tmp_path):
+    """What imitation taught them included: their base stays the folder's."""
     config = from_folder(published, tmp_path / "run", lora_rank=2)
-    run = train(dataclasses.replace(config, critic=lora(tmp_path).critic))
+    imitation = dataclasses.replace(config.imitation, steps=10)
+    run = train(dataclasses.replace(config, critic=lora(tmp_path).critic, imitation=imitation))
     export_adapters(run, tmp_path / "peft", which="last")
+    learned = load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    assert all(np.abs(x).max() > 0 for x in learned.values()), "no B is zero any more"
     described = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
     assert described["r"] == 2 and described["base_model_name_or_path"] == str(published)
-    assert (tmp_path / "peft" / "adapter_model.safetensors").is_file()
     with pytest.raises(ModelError, match="no base in a folder; export it whole"):
         export_adapters(adapted, tmp_path / "none")
     assert not (tmp_path / "none").exists()
@@ -289,6 +295,23 @@ def test_a_run_of_adapters_can_start_from_one_without(finished, tmp_path):
     merged = merge_adapters(state.policy, components.model)
     for a, b in zip(jax.tree.leaves(merged), jax.tree.leaves(source), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_serves_its_page_while_it_trains(finished, tmp_path, capsys, monkeypatch):
+    """`train --live`: the page is there while the run goes on, and not after."""
+    folder, pages = tmp_path / "run", []
+    shutil.copytree(finished, folder)
+
+    def look(run):
+        address = (folder / "console.log").read_text().split("http://")[-1].split(" ")[0]
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://{address}", timeout=20) as answer:
+            pages.append(answer.read().decode())
+
+    monkeypatch.setattr(trainer, "run_to_end", look)
+    assert cli.train(["--resume", str(folder), "--live"])() is None
+    assert "shows this run" in capsys.readouterr().out
+    assert "hiperjax report" in pages[0]
 
 
 def test_a_run_can_be_evaluated(finished, tmp_path, capsys):

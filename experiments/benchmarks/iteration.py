@@ -59,7 +59,8 @@ from hiperjax.distributed.mesh import AXES
 from hiperjax.distributed.rollout import DistributedRollout
 from hiperjax.models.tokenizers import END_OF_TURN, PAD
 from hiperjax.presets import PRESETS
-from hiperjax.training.build import build_components, make_run_renderer
+from hiperjax.training.build import build_components
+from hiperjax.training.prompting import make_run_renderer
 from hiperjax.training.run import Run, open_run
 from hiperjax.training.suites import build_suite
 from hiperjax.training.tasks import choose_tasks
@@ -116,8 +117,7 @@ def train_bpe(config: RunConfig, folder: pathlib.Path) -> None:
     """A byte-level BPE of the games' prompts and replies, as an ordinary tokenizer folder."""
     suite = build_suite(config, new=True)
     renderer = make_run_renderer(config, suite)
-    tasks = suite.tasks("train")[-64:]
-    demos = demonstrate(suite, tasks, max_turns=20, seed=0, noise=0.2)
+    demos = demonstrate(suite, suite.tasks("train")[-64:], max_turns=20, seed=0, noise=0.2)
     made = ByteLevelBPETokenizer()
     texts = (text for demo in demos for text in list_texts(renderer, demo))
     made.train_from_iterator(

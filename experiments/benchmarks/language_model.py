@@ -126,7 +126,7 @@ def their_calls(folder: pathlib.Path, tokens: np.ndarray) -> dict[str, Callable[
     def run_decode() -> float:
         with torch.no_grad():
             out = model(ids[:, -1:], past_key_values=cache).logits
-        cache.crop(ids.shape[1] - 1)
+        cache.crop(-1)
         return float(out.argmax(-1)[0, 0])
 
     calls: dict[str, Callable[[], Any]] = {"forward": run_forward, "decode": run_decode}

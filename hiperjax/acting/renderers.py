@@ -1,9 +1,10 @@
 """Prompt formats: what stands in a prompt, as text.
 
-Two formats. `chat` is for language models: one user message whose rules stand first and are the
+Three formats. `chat` is for language models: one user message whose rules stand first and are the
 same at every turn of a world (the shared prefix). `compact` is for tiny models trained from random
-weights on a word-level tokenizer: the same fields, boiled down to a few dozen words. Field order
-follows HiPER (arXiv 2602.16165) but for the rules, which moved to the front.
+weights on a word-level tokenizer: the same fields, boiled down to a few dozen words. `brief` is for
+small language models: rules, then compact fields. Field order follows HiPER (arXiv 2602.16165) but
+for the rules, which moved to the front.
 
 A renderer knows fields, and no world: what a world wants left out, listed together or stripped, it
 says through its suite's `PromptHints`. Another package adds a format by an entry point of the group
@@ -91,7 +92,7 @@ class ChatRenderer:
             f"on {SWITCH_WORD} a new one.\n"
             "3. One action, copied word for word from the admissible actions.\n"
             f"The form is:\n{skeleton}\n\n"
-        )
+        ) + write_example(self)
 
     def open(self, observation: Observation, past: Sequence[PastTurn], subgoal: str) -> str:
         parts = [f"Overall task: {observation.task}"]
@@ -189,7 +190,10 @@ class CompactRenderer:
     history_length: int = 1
     hints: PromptHints = NO_HINTS
     separator: str = ""
-    prefix: str = "task "
+
+    @property
+    def prefix(self) -> str:
+        return "task "
 
     @property
     def phrases(self) -> tuple[str, ...]:
@@ -277,6 +281,44 @@ class CompactRenderer:
         return re.sub(r"\s*\[\s*(.*?)\s*\]", r"[\1]", action)
 
 
+@dataclasses.dataclass(frozen=True)
+class BriefRenderer(CompactRenderer):
+    """The prompt for small language models: the rules in a few lines, then compact fields.
+
+    About half the tokens of `chat`, which lists every place of a room twice.
+    """
+
+    role: str = ""
+
+    @property
+    def prefix(self) -> str:
+        form = render_reply(True, "subgoal", "action", separator=self.separator)
+        return (
+            f"{self.role}\n"
+            f"Answer in one line of this form and nothing else:\n{form}\n"
+            f"{SWITCH_WORD} with a new short subgoal, at first and when the last one is done or "
+            f"does not help; else {KEEP_WORD} with the same subgoal in the same words.\n"
+            'The action is one of those after "can", in the same words.\n\n'
+            f"{write_example(self, lead=super().prefix)}{super().prefix}"
+        )
+
+
+def write_example(renderer: ChatRenderer | CompactRenderer, *, lead: str = "") -> str:
+    """The worked example among the hints, as prompts and replies; empty where there is none.
+
+    `lead` stands before every prompt.
+    """
+    parts, past, subgoal = [], [], ""
+    for turn in renderer.hints.example:
+        shown = past[-renderer.history_length :] if renderer.history_length else []
+        parts.append(lead + renderer.open(turn.observation, shown, subgoal))
+        subgoal = renderer.render_subgoal(turn.subgoal)
+        action = renderer.render_action(turn.action)
+        parts.append(render_reply(turn.switch, subgoal, action, separator=renderer.separator))
+        past.append(PastTurn(len(past) + 1, turn.observation.text, turn.action))
+    return "\n".join(["For example:", *parts, "", "Now:\n"]) if parts else ""
+
+
 class RendererFactory(Protocol):
     """Makes the renderer of a format for one world."""
 
@@ -287,7 +329,11 @@ def _make_compact(*, role: str, history_length: int, hints: PromptHints) -> Rend
     return CompactRenderer(history_length=history_length, hints=hints)  # words are few: no role
 
 
-RENDERERS: Mapping[str, RendererFactory] = {"chat": ChatRenderer, "compact": _make_compact}
+RENDERERS: Mapping[str, RendererFactory] = {
+    "chat": ChatRenderer,
+    "brief": BriefRenderer,
+    "compact": _make_compact,
+}
 
 
 def list_renderers() -> tuple[str, ...]:

@@ -96,6 +96,7 @@ def _short_help(prog: str, about: str, config: RunConfig) -> str:
         "",
         f"  {'--config FILE':<22}start from a config.json, or from a run folder's, not a preset",
         f"  {'--resume RUN':<22}go on with a run [--iterations N: to so many in all]",
+        f"  {'--live':<22}serve a page of the run on this machine while it trains",
         f"  {'--help-all':<22}every setting",
     ]
     return "\n".join(lines)

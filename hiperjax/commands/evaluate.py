@@ -14,11 +14,10 @@ from hiperjax.random_keys import Stream, derive_key
 from hiperjax.training.build import restore_run
 from hiperjax.training.checkpoint import Which
 from hiperjax.training.diagnostics import describe, judge_boundaries, loop_share
-from hiperjax.training.evaluation import Evaluation, evaluate
+from hiperjax.training.evaluation import HEALTH, Evaluation, evaluate
 from hiperjax.training.suites import check_split
 from hiperjax.training.trainer import BASELINE_EPISODES
 
-HEALTH = ("episode_length", "switch_share", "segment_length", "malformed_share")
 Boundaries = Annotated[BoundaryRule | None, tyro.conf.arg(name="plan.boundaries")]
 Every = Annotated[int | None, tyro.conf.arg(name="plan.every")]
 SwitchRate = Annotated[float | None, tyro.conf.arg(name="plan.switch-rate")]
@@ -120,7 +119,7 @@ def _report(result: Evaluation, *, milestones: bool) -> dict[str, float]:
     if health:
         health["loop_share"] = loop_share(result.trajectories)
         health |= judge_boundaries(result.trajectories) if milestones else {}
-    shown = (*HEALTH, "inadmissible_share", "loop_share", "boundary_f1")
+    shown = (*HEALTH, "loop_share", "boundary_f1")
     print("  ".join(f"{name} {health[name]:.3f}" for name in shown if name in health))
     for failure in result.failures:
         print(f"episode of task {failure.task_id} lost: {failure.cause}")

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
@@ -39,13 +40,41 @@ def watch(
       port: Where the page is served; taken: any free one. 0: any free one.
       page: Serve the page.
     """
-    live = LivePage(open_runs(runs), lambda data: render_runs(data, live=True))
+    live = open_page(runs)
     with contextlib.ExitStack() as stack:
         if page:
             server = stack.enter_context(start_server(live, port))
             print(f"{server.address} shows the same; Ctrl-C ends this", flush=True)
         with _quiet_stop():
             follow(live)
+
+
+def open_page(runs: Sequence[pathlib.Path]) -> LivePage:
+    """The page of runs under way, as it stands."""
+    return LivePage(open_runs(runs), lambda data: render_runs(data, live=True))
+
+
+@contextlib.contextmanager
+def serve_beside(folder: pathlib.Path, port: int = PORT) -> Iterator[str]:
+    """Serve the page of a run that this process trains; yields its address.
+
+    Threads look at the run's files as `watch` does, so that training knows nothing of it.
+    """
+    live, over = open_page([folder]), threading.Event()
+
+    def look() -> None:
+        while not over.wait(PERIOD):
+            with contextlib.suppress(OSError):  # a file that is just being replaced
+                live.refresh()
+
+    looking = threading.Thread(target=look, daemon=True)
+    with start_server(live, port) as server:
+        looking.start()
+        try:
+            yield server.address
+        finally:
+            over.set()
+            looking.join()
 
 
 def start_server(live: LivePage, port: int) -> LiveServer:

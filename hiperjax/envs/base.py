@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hiperjax.types import NO_HINTS, Observation, PromptHints
+from hiperjax.types import NO_HINTS, ExampleTurn, Observation, PromptHints
 
 
 class Step(NamedTuple):
@@ -76,6 +76,8 @@ class Suite(abc.ABC):
     """One sentence for the prompt: who the agent is in this world."""
     hints: PromptHints = NO_HINTS
     """What prompt formats should know of the world's language; by default they show everything."""
+    example: tuple[ExampleTurn, ...] = ()
+    """The first turns of some episode, as short as may be, for prompts that show an example."""
     splits: tuple[str, ...]
     max_turns: int
     """The usual turn limit, used where the run's config sets none."""

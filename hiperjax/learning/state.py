@@ -15,7 +15,7 @@ from hiperjax.learning import least_squares
 from hiperjax.learning.credit.types import CreditInputs
 from hiperjax.learning.losses import Metrics
 from hiperjax.models.heads import Heads, init_heads, init_projection, random_features
-from hiperjax.models.lora import base_config, combine, init_adapters, split_trained
+from hiperjax.models.lora import combine, init_adapters, split_trained
 from hiperjax.models.transformer import Params, TransformerConfig
 from hiperjax.types import PyTree
 
@@ -49,8 +49,8 @@ class TrainState(NamedTuple):
     """optimizer state of what is trained: all of the policy, or its adapters"""
     critic: CriticState
     reference: Params | None
-    """frozen parameters of the KL term, in the compute dtype; None where it is off, and with
-    adapters: their base is what training started from"""
+    """of the KL term: what training started from, of the parameters that are trained, in the
+    compute dtype; None where it is off"""
 
 
 class Work(NamedTuple):
@@ -94,9 +94,9 @@ def reference_of(
     state: TrainState, config: TransformerConfig
 ) -> tuple[Params, TransformerConfig] | None:
     """The policy that the KL term holds on to, and its shape; None where the term is off."""
-    if config.lora_rank:
-        return split_trained(state.policy, config)[1], base_config(config)
-    return None if state.reference is None else (state.reference, config)
+    if state.reference is None:
+        return None
+    return combine(state.reference, split_trained(state.policy, config)[1]), config
 
 
 def init_features_critic(
@@ -138,15 +138,16 @@ def init_state(
     *,
     reference: bool,
 ) -> TrainState:
-    """A fresh state around policy parameters; the reference is a copy of them."""
+    """A fresh state around policy parameters; the reference is a copy of what is trained."""
     zero = partial(jnp.zeros, (), jnp.int32)
     copy = partial(jnp.array, dtype=config.dtype)
+    trained = split_trained(policy, config)[0]
     return TrainState(
         step=zero(),
         batches=zero(),
         skipped=zero(),
         policy=policy,
-        optimizer=optimizer.init(split_trained(policy, config)[0]),
+        optimizer=optimizer.init(trained),
         critic=critic,
-        reference=jax.tree.map(copy, policy) if reference and not config.lora_rank else None,
+        reference=jax.tree.map(copy, trained) if reference else None,
     )

@@ -68,14 +68,22 @@ def add_adapters(params: Params, config: TransformerConfig, key: Key[Array, ""])
     return combine(init_adapters(config, key), params)
 
 
+def _kind_of(config: TransformerConfig) -> tuple[object, ...]:
+    """What makes adapters and their base those of one config or of another."""
+    return config.lora_rank, config.lora_alpha, config.lora_targets, config.dtype
+
+
 def adapt(
     params: Params, source: TransformerConfig, config: TransformerConfig, key: Key[Array, ""]
 ) -> Params:
-    """The same function in another shape: what `source` has of adapters is merged; with a
-    `lora_rank`, `config` makes of it the frozen base, in the compute dtype, of fresh ones.
+    """The same function in another shape.
 
-    In bfloat16 a part of what merged adapters had learned is rounded away.
+    Adapters that are `config`'s own stay beside their base. Others are merged; with a `lora_rank`,
+    `config` makes of it the frozen base, in the compute dtype, of fresh ones: in bfloat16 a part
+    of what they had learned is rounded away.
     """
+    if config.lora_rank and _kind_of(source) == _kind_of(config):
+        return params
     plain = merge_adapters(params, source)
     if not config.lora_rank:
         return plain

@@ -13,8 +13,17 @@ from hiperjax.envs.base import Suite
 from hiperjax.envs.workers import EnvFailure
 from hiperjax.intervals import bound_mean, wilson_interval
 from hiperjax.models.transformer import Params
-from hiperjax.training.diagnostics import loop_share
+from hiperjax.training.diagnostics import describe, loop_share
 from hiperjax.types import Trajectory
+
+HEALTH = (
+    "episode_length",
+    "switch_share",
+    "segment_length",
+    "malformed_share",
+    "inadmissible_share",
+)
+"""Of the diagnostics, what is recorded and printed with an evaluation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +90,16 @@ class Evaluation:
         return f"{lost}; {self.played.rate:.3f} of the {self.played.trials} played"
 
     def record(self, iteration: int) -> dict[str, Any]:
-        """The counts behind the rates, for the run's record."""
+        """The counts behind the rates, and how the episodes went, for the run's record."""
         tallies = {"success": self.overall} | self.by_type
         counts = {name: [t.successes, t.trials] for name, t in tallies.items()}
+        health = describe(self.trajectories) if self.trajectories else {}
         return {
             "iteration": iteration,
             "split": self.split,
             "tallies": counts,
             "lost": len(self.failures),
+            "health": {name: health[name] for name in HEALTH if name in health},
         }
 
     def table(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from hiperjax.files import dump_json, write_text
 from hiperjax.training.record_files import EVALUATIONS, METRICS, TIMINGS, parse_record
+from hiperjax.training.trackers import Tracker
 
 EVENTS = "events"
 
@@ -80,7 +81,9 @@ def append(path: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
 class Recorder:
     """Writes one record per iteration; opening it at an iteration forgets everything later."""
 
-    def __init__(self, folder: pathlib.Path, *, iteration: int = -1):
+    def __init__(
+        self, folder: pathlib.Path, *, iteration: int = -1, tracker: Tracker | None = None
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.complaints = [
@@ -91,6 +94,7 @@ class Recorder:
         """what was wrong with the files of an earlier session"""
         from tensorboardX import SummaryWriter  # imports torch where it is installed: seconds
 
+        self._tracker = tracker
         self._events = SummaryWriter(str(folder / EVENTS), purge_step=iteration + 1)
 
     def write(
@@ -99,10 +103,12 @@ class Recorder:
         """Append the iteration's scalars; `metrics` must not depend on the clock."""
         self._append(METRICS, iteration, metrics)
         self._append(TIMINGS, iteration, timings)
-        for group, values in (("", metrics), ("seconds/", timings)):
-            for name, value in values.items():
-                self._events.add_scalar(group + name, value, iteration)
+        scalars = {**metrics, **{f"seconds/{name}": value for name, value in timings.items()}}
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, iteration)
         self._events.flush()
+        if self._tracker is not None:
+            self._tracker.write(iteration, scalars)
 
     def evaluation(self, record: Mapping[str, Any]) -> None:
         """Append the counts of one evaluation; they must not depend on the clock."""
@@ -114,6 +120,8 @@ class Recorder:
 
     def close(self) -> None:
         self._events.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
 
 class Unrecorded:

@@ -1,5 +1,7 @@
-"""What writes a run's prompts, as its configuration has it."""
+"""What writes a run's prompts: its format for its suite, and the rules of its windows."""
 
+import dataclasses
+from functools import partial
 from typing import Any
 
 from hiperjax.acting.prompts import Prompter, WindowRules
@@ -9,11 +11,26 @@ from hiperjax.envs.base import Suite
 
 
 def make_run_renderer(config: RunConfig, suite: Suite) -> Renderer:
-    """The renderer of the run's prompt style."""
+    """The renderer of the run's prompt style.
+
+    Raises:
+      ConfigError: an example is to be shown, and there is none.
+    """
     prompt = config.prompt
-    return make_renderer(
-        prompt.style, role=suite.role, history_length=prompt.history_length, hints=suite.hints
+    make = partial(
+        make_renderer, prompt.style, role=suite.role, history_length=prompt.history_length
     )
+    plain = make(hints=suite.hints)
+    if not prompt.example:
+        return plain
+    shown = make(hints=dataclasses.replace(suite.hints, example=suite.example))
+    if shown.prefix == plain.prefix:
+        lack = f"the style {prompt.style} shows none" if suite.example else "it has none"
+        raise ConfigError(
+            f"prompt.example is on, suite {suite.name}: {lack}; expected a suite that has "
+            "one and a style with rules: give --prompt.no-example"
+        )
+    return shown
 
 
 def check_style(config: RunConfig) -> None:

@@ -34,6 +34,7 @@ from hiperjax.training.run_folder import (
     save_run,
 )
 from hiperjax.training.stopped import TrainingStopped
+from hiperjax.training.trackers import Tracker, check_tracker
 from hiperjax.training.unfinished import Unfinished
 from hiperjax.validation import validate
 
@@ -128,6 +129,7 @@ def open_run(
         if iterations is not None:
             config = dataclasses.replace(config, iterations=iterations)
     config = resolve_paths(validate(take_shape(config)))
+    check_tracker(config.track)
     join_processes(config.mesh)
     folder, lock = claim_folder(config, resume)
     try:
@@ -219,7 +221,7 @@ def _open_claimed(
     recorded = started if unfinished is None else iteration - 1  # its episodes are, its row is not
     extended = [] if planned is None else _extend(config, folder, planned, iteration)
     progress = Progress(config.iterations, quiet=not is_first(), folder=folder)
-    recorder = Recorder(folder, iteration=recorded) if is_first() else Unrecorded()
+    recorder = _open_recorder(config, folder, recorded, progress)
     episodes = EpisodeLog(folder, components.suite.task_type, started, writes=is_first())
     taken_over = [lock.taken_over] if lock is not None and lock.taken_over else []
     plain = config.prompt.style == "chat" and not components.prompter.tokenizer.chat_template
@@ -240,6 +242,17 @@ def _open_claimed(
         unfinished=unfinished,
         **meta,
     )
+
+
+def _open_recorder(
+    config: RunConfig, folder: pathlib.Path, recorded: int, progress: Progress
+) -> Recorder | Unrecorded:
+    """What writes scalars; `recorded` is the last iteration that keeps its records."""
+    if not is_first():
+        return Unrecorded()
+    tracked = config.track.to != "none"
+    tracker = Tracker(config, folder, progress.warn) if tracked else None
+    return Recorder(folder, iteration=recorded, tracker=tracker)
 
 
 def _extend(config: RunConfig, folder: pathlib.Path, before: int, done: int) -> list[str]:

@@ -48,7 +48,7 @@ def _render_context(ids: np.ndarray, opens: bool, tokenizer: Any) -> str:
 
 
 def write_samples(
-    folder: pathlib.Path, iteration: int, trajectories: Sequence[Trajectory], tokenizer: Any
+    folder: pathlib.Path, name: str, trajectories: Sequence[Trajectory], tokenizer: Any
 ) -> None:
     """One solved and one unsolved episode (where there are such) to `samples/`."""
     chosen = [
@@ -56,4 +56,4 @@ def write_samples(
     ]
     text = "\n".join(render_trajectory(t, tokenizer) for t in chosen if t is not None)
     (folder / SAMPLES).mkdir(parents=True, exist_ok=True)
-    write_text(folder / SAMPLES / f"iteration_{iteration:06d}.txt", text)
+    write_text(folder / SAMPLES / f"{name}.txt", text)

@@ -1,8 +1,9 @@
 """The training loop: imitate, then collect, learn, evaluate, record, save."""
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
@@ -40,9 +41,11 @@ def train(
     resume: pathlib.Path | None = None,
     iterations: int | None = None,
     accept_changed_prompt: bool = False,
+    beside: Callable[[Run], contextlib.AbstractContextManager[object]] | None = None,
 ) -> pathlib.Path:
     """Train from a configuration, or go on with the run in folder `resume`, to the end it was
     given or to `iterations`, if its prompt is still the same or may change; returns the folder.
+    What `beside` makes of the run is entered while it goes on: a page of it, for instance.
 
     The first Ctrl-C, SIGTERM or SIGHUP is heard in every phase, which is finished or given up as
     the line printed says, then the state is saved and the folder returned; a second one stops at
@@ -56,7 +59,8 @@ def train(
         run = open_run(config, resume, iterations, accept_changed_prompt=accept_changed_prompt)
         try:
             stop.announce_on(run.progress)
-            run_to_end(run)
+            with beside(run) if beside is not None else contextlib.nullcontext():
+                run_to_end(run)
         except OSError as error:
             last = run.checkpoints.index["last"] if run.checkpoints.exists() else "none"
             raise SaveError(
@@ -273,7 +277,8 @@ def record_episodes(run: Run, trajectories: Sequence[Trajectory], inputs: Credit
     c = run.components
     due = run.iteration % c.config.eval.every == 0 or run.iteration == 1
     if due and is_first():
-        write_samples(run.folder, run.iteration, trajectories, c.prompter.tokenizer)
+        name = f"iteration_{run.iteration:06d}"
+        write_samples(run.folder, name, trajectories, c.prompter.tokenizer)
     if not run.episodes.wants(trajectories, due=due):
         return
     with c.placement.use_mesh():
@@ -313,6 +318,10 @@ def run_evaluation(run: Run, timer: Timer) -> dict[str, float]:
         run.progress.evaluation(run.iteration, result)
     for result in results:
         run.recorder.evaluation(result.record(run.iteration))
+        if is_first() and result.trajectories:
+            name = f"{result.split}_{run.iteration:06d}"
+            tokenizer = run.components.prompter.tokenizer
+            write_samples(run.folder, name, result.trajectories, tokenizer)
     _note_score(run, results[0])
     lossy = [r for r in results if not r.may_choose(run.components.config.env.max_failure_rate)]
     if lossy:

@@ -84,7 +84,7 @@ def imitate_expert(
     else:
         _imitate_again(components, optimizer, now, progress, kept)
     frozen = split_trained(now.state.policy, components.model)[1]
-    return components.adopt(combine(now.best, frozen), components.model)
+    return combine(now.best, frozen)
 
 
 def _imitate_stream(

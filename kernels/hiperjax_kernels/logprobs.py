@@ -39,12 +39,20 @@ def token_logprobs(
     return _forward(hidden, weights, tokens, temperature, chunk)[0]
 
 
+def count_chunks(size: int, chunk: int) -> int:
+    """Parts a vocabulary is read in: as few as may be, or some more of them where they are equal
+    then, since padding a vocabulary copies it."""
+    least = -(-size // chunk)
+    return next((n for n in range(least, 2 * least + 1) if size % n == 0), least)
+
+
 def _chunks(weights: Float[Array, "V D"], chunk: int) -> tuple[Float[Array, "c v D"], Array]:
     """The vocabulary in equal chunks, the last one padded, and which entries are real."""
     size = weights.shape[0]
-    count = -(-size // chunk)
+    count = count_chunks(size, chunk)
     each = -(-size // count)
-    padded = jnp.pad(weights, ((0, count * each - size), (0, 0)))
+    spare = count * each - size
+    padded = jnp.pad(weights, ((0, spare), (0, 0))) if spare else weights
     real = (jnp.arange(count * each) < size).reshape(count, each)
     return padded.reshape(count, each, -1), real
 

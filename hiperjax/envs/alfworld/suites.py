@@ -31,10 +31,30 @@ from hiperjax.envs.alfworld.training_tasks import (
     split_number,
 )
 from hiperjax.envs.base import Expert, Step, Suite, TextEnv
-from hiperjax.types import CommandGroup, Observation, PromptHints
+from hiperjax.types import CommandGroup, ExampleTurn, Observation, PromptHints
 
 ENGINES = ("native", "real")
 TRAIN, VALID_ROOMS = "train", "valid_rooms"
+_TASK = "put some pen on shelf."
+_PLACES = ("go to desk 1", "go to drawer 1", "go to shelf 1", "inventory", "look")
+EXAMPLE = (
+    ExampleTurn(
+        Observation("You are in the middle of a room.", _TASK, _PLACES),
+        True,
+        "find a pen",
+        "go to desk 1",
+    ),
+    ExampleTurn(
+        Observation(
+            "You arrive at desk 1. On the desk 1, you see a book 1, and a pen 1.",
+            _TASK,
+            (*_PLACES[1:], "take book 1 from desk 1", "take pen 1 from desk 1"),
+        ),
+        False,
+        "find a pen",
+        "take pen 1 from desk 1",
+    ),
+)
 ROLE = "You are an expert in a household: you walk through it and handle things to do a task."
 HINTS = PromptHints(
     unlisted=("help",),
@@ -56,6 +76,7 @@ class GameSource(Suite):
 
     role = ROLE
     hints = HINTS
+    example = EXAMPLE
     reports_milestones = True
 
     def open_game(self, task_id: str) -> Game:

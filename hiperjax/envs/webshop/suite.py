@@ -22,11 +22,32 @@ from hiperjax.envs.webshop.pages import (
 from hiperjax.envs.webshop.profiles import Profile, list_tasks, read_task_id
 from hiperjax.envs.webshop.reward import Reward, score_purchase
 from hiperjax.envs.webshop.shop import Shop
-from hiperjax.types import CommandGroup, Observation, PromptHints
+from hiperjax.types import CommandGroup, ExampleTurn, Observation, PromptHints
 
 SEARCH_TEMPLATE = "search[<your query>]"
 """How the admissible list writes that any words may be searched for."""
 SELECTED_LABEL = "Selected options: "
+_TASK = "Find me a plain mug, and price lower than 20.00 dollars"
+_RESULTS = ("click[back to search]", "click[next >]", "click[b01mug]", "click[b02cup]")
+EXAMPLE = (
+    ExampleTurn(
+        Observation("'Search'", _TASK, (SEARCH_TEMPLATE,)),
+        True,
+        "find a plain mug",
+        "search[plain mug]",
+    ),
+    ExampleTurn(
+        Observation(
+            "'Back to Search' [SEP] 'B01MUG' [SEP] 'plain mug' [SEP] '$9.0' [SEP] 'B02CUP' [SEP] "
+            "'glass cup' [SEP] '$5.0'",
+            _TASK,
+            _RESULTS,
+        ),
+        False,
+        "find a plain mug",
+        "click[b01mug]",
+    ),
+)
 
 
 class WebShopSuite(Suite):
@@ -41,6 +62,7 @@ class WebShopSuite(Suite):
         banner=re.escape(SEPARATOR.strip()),
         unstarred=("put",),
     )
+    example = EXAMPLE
 
     def __init__(
         self,
