@@ -55,6 +55,10 @@ def test_fingerprints_are_the_same_in_every_process():
     assert ours["found"]["chat"] != ours["found"]["compact"]
 
 
+class Prefixed(CompactRenderer):
+    prefix = "the task "
+
+
 class Shouting(CompactRenderer):
     def render_action(self, action):
         return super().render_action(action).upper()
@@ -79,7 +83,7 @@ class Terse(CompactRenderer):
     ("change", "parts"),
     [
         (lambda r: dataclasses.replace(r, separator=" "), {"reply"}),
-        (lambda r: dataclasses.replace(r, prefix="the task "), {"prefix"}),
+        (lambda r: Prefixed(hints=HINTS), {"prefix"}),
         (lambda r: dataclasses.replace(r, history_length=0), {"history_length", "open"}),
         (lambda r: Shouting(hints=HINTS), {"open", "extend", "actions"}),
         (lambda r: Forgetful(hints=HINTS), {"read_actions"}),
