@@ -1,15 +1,17 @@
-"""Settings of who decides what: where segments begin."""
+"""Settings of who decides what: where segments begin, who acts under subgoals."""
 
 import dataclasses
 from typing import Literal
 
 BoundaryRule = Literal["learned", "every_k", "milestone", "always", "never", "random"]
 """Where segments begin; turn 0 always opens one."""
+BASE = "base"
+"""The executor that is the frozen base of a policy of adapters."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PlanConfig:
-    """Where segments begin: where the planner says so, or by a rule."""
+    """Who decides what: where segments begin, and who acts under the subgoals."""
 
     boundaries: BoundaryRule = "learned"
     """Where the planner writes SWITCH; or by a rule that writes the switch block for it, out of the
@@ -18,3 +20,9 @@ class PlanConfig:
     """every_k: turns of a segment."""
     switch_rate: float = 0.2
     """random: chance of a boundary at each turn after the first."""
+    executor: str = ""
+    """Who writes action blocks, frozen: a run folder, a shipped agent (agent:NAME), or base, what
+    the policy's adapters stand on; credit.train planner. Empty: the policy itself."""
+    context: Literal["same", "subgoal"] = "same"
+    """What such an executor is shown: all that the planner is and what it wrote, or of task,
+    history and subgoal nothing but the subgoal."""

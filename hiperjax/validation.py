@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hiperjax.config import ConfigError, ModelConfig, PromptConfig, RunConfig
+from hiperjax.planning_options import BASE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +188,7 @@ def validate(config: RunConfig) -> RunConfig:
     _check_batches(config)
     _check_windows(config.prompt)
     _check_boundaries(config)
+    _check_executor(config)
     _require(bool(config.eval.splits), "eval.splits is empty; expected at least one split")
     m = config.mesh
     for name in ("data", "fsdp", "tensor"):
@@ -257,6 +259,36 @@ def _check_boundaries(config: RunConfig) -> None:
         f"ppo.switch_rate_coefficient is {p.switch_rate_coefficient} with credit.train executor; "
         "expected 0: it pulls on switch blocks, which are the planner's",
     )
+
+
+def _check_executor(config: RunConfig) -> None:
+    """A frozen executor is none of what the run trains, and decodes by itself."""
+    plan, m = config.plan, config.mesh
+    if not plan.executor:
+        _require(
+            plan.context == "same",
+            f"plan.context is {plan.context} without plan.executor; expected an executor, which is "
+            "shown the subgoal alone",
+        )
+        return
+    where = f"with plan.executor {plan.executor}"
+    _require(
+        config.credit.train == "planner",
+        f"credit.train is {config.credit.train} {where}; expected planner: what a frozen executor "
+        "writes is not learned from",
+    )
+    _require(
+        config.prompt.window == "turn",
+        f"prompt.window is {config.prompt.window} {where}; expected turn: no context grows in two "
+        "places",
+    )
+    _require(
+        plan.executor != BASE or config.model.lora_rank > 0,
+        f"plan.executor is {BASE} with model.lora_rank 0; expected adapters, or a run folder or "
+        "agent:NAME",
+    )
+    single = (m.data, m.fsdp, m.tensor) == (1, 1, 1) and not (m.distributed or m.coordinator)
+    _require(single, f"mesh is {m} {where}; expected one process and one device")
 
 
 def _check_windows(t: PromptConfig) -> None:

@@ -257,7 +257,7 @@ def test_a_block_that_cannot_be_written_is_refused():
     with pytest.raises(BoundaryError, match="reply_length is 3; raise it"):
         make_boundaries("always", make_prompter(), every=1, rate=0.0, reply_length=3)
     poor = train_tokenizer(["task go", "<switch>SWITCH</switch>"], TAGS)
-    with pytest.raises(BoundaryError, match="knows both SWITCH and KEEP"):
+    with pytest.raises(BoundaryError, match="knows both words"):
         make_boundaries(
             "always", Prompter(RENDERER, poor, LIMIT), every=1, rate=0.0, reply_length=9
         )

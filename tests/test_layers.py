@@ -29,7 +29,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     **{package: set() for package in GROUND},
     "config": {"estimator_options", "planning_options"},
     "models": {"kernels", "files"},
-    "validation": {"config", "estimator_options"},
+    "validation": {"config", "estimator_options", "planning_options"},
     "presets": {"config"},
     "capacity": {"kernels", "models", "distributed", "devices"},
     "envs": {"types", "intervals", "files", "stop", "entry_points"},

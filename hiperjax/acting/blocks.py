@@ -14,7 +14,7 @@ from hiperjax.types import Blocks, Span
 SWITCH, SUBGOAL, ACTION = "switch", "subgoal", "action"
 TAGS = tuple(f"<{slash}{name}>" for name in (SWITCH, SUBGOAL, ACTION) for slash in ("", "/"))
 """Opening and closing tags, in the order they appear in a reply."""
-CLOSING_ACTION = f"</{ACTION}>"
+CLOSING_ACTION, CLOSING_SUBGOAL = f"</{ACTION}>", f"</{SUBGOAL}>"
 SWITCH_WORD, KEEP_WORD = "SWITCH", "KEEP"
 ABSENT: Span = (0, 0)
 
@@ -31,17 +31,26 @@ def normalize_subgoal(subgoal: str) -> str:
     return " ".join(subgoal.lower().split())
 
 
-def find_stop(pieces: Sequence[bytes], ids: Sequence[int], start: int = 0) -> int | None:
+def find_stop(
+    pieces: Sequence[bytes], ids: Sequence[int], start: int = 0, closing: str = CLOSING_ACTION
+) -> int | None:
     """Number of tokens up to and including the one that completes the action block, if any.
 
-    The first `start` tokens are known to complete none.
+    The first `start` tokens are known to complete none. `closing` is the tag that ends what is
+    looked for, if it is another block.
     """
-    last = CLOSING_ACTION.encode()[-1:]
-    if not any(last in pieces[i] for i in ids[start:]):
+    tag = closing.encode()
+    if not any(tag[-1:] in pieces[i] for i in ids[start:]):
         return None
     reply = ReplyBytes(pieces, ids)
-    at = reply.data.find(CLOSING_ACTION.encode())
-    return None if at < 0 else reply.span(at, at + len(CLOSING_ACTION))[1]
+    at = reply.data.find(tag)
+    return None if at < 0 else reply.span(at, at + len(tag))[1]
+
+
+def read_subgoal(pieces: Sequence[bytes], ids: Sequence[int]) -> str | None:
+    """The text of a reply's subgoal block; None where it has none that is complete."""
+    block = _find_block(ReplyBytes(pieces, ids).data, SUBGOAL, 0)
+    return None if block is None else block[2]
 
 
 def _find_block(data: bytes, name: str, start: int) -> tuple[int, int, str] | None:

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hiperjax.acting.blocks import parse_reply, render_reply
+from hiperjax.acting.blocks import KEEP_WORD, SWITCH_WORD
 from hiperjax.acting.episode import EpisodeRecorder
-from hiperjax.acting.pieces import build_pieces
 from hiperjax.acting.prompts import Prompter
 from hiperjax.planning_options import BoundaryRule
 
@@ -102,15 +101,11 @@ def make_boundaries(
 
 
 def _spell(prompter: Prompter, switch: bool) -> tuple[int, ...]:
-    """The switch block as the first tokens of a whole reply; what follows changes none of them."""
-    word = prompter.renderer.render_subgoal("go")
-    text = render_reply(switch, word, word, separator=prompter.renderer.separator)
-    ids = prompter.encoder.encode_reply(text)
-    pieces = build_pieces(prompter.tokenizer)
-    blocks = parse_reply(pieces, ids, current_subgoal="", first_turn=False)
+    """The switch block as the first tokens of a whole reply."""
+    ids, blocks = prompter.spell(switch, "go", "go")
     if not blocks.well_formed or blocks.switch != switch:
         raise BoundaryError(
-            f"plan.boundaries: the tokenizer writes {text!r} as "
-            f"{prompter.tokenizer.decode(ids)!r}; expected one that knows both SWITCH and KEEP"
+            f"plan.boundaries: the tokenizer writes {SWITCH_WORD if switch else KEEP_WORD} as "
+            f"{prompter.tokenizer.decode(ids)!r}; expected one that knows both words"
         )
     return tuple(ids[: blocks.switch_span[1]])

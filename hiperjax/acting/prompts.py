@@ -11,9 +11,11 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from hiperjax.acting.blocks import parse_reply, render_reply
 from hiperjax.acting.encoding import TextEncoder
+from hiperjax.acting.pieces import build_pieces
 from hiperjax.acting.renderers import PastTurn, Renderer
-from hiperjax.types import Observation
+from hiperjax.types import Blocks, Observation
 
 SHARED_FROM = 16
 """Tokens of a shared prefix below which storing it once saves less than it costs."""
@@ -88,6 +90,20 @@ class Prompter:
         columns = zip(*map(self.tokenize, texts), strict=False)
         shared = [ids[0] for ids in itertools.takewhile(lambda ids: len(set(ids)) == 1, columns)]
         return tuple(shared) if len(shared) >= SHARED_FROM else ()
+
+    def spell(self, switch: bool, subgoal: str, action: str) -> tuple[list[int], Blocks]:
+        """A reply in canonical form as the tokenizer writes it, and what that says.
+
+        What stands in a block changes no token of the blocks before it.
+        """
+        text = render_reply(switch, subgoal, action, separator=self.renderer.separator)
+        ids = self.encoder.encode_reply(text)
+        return ids, parse_reply(self.pieces, ids, current_subgoal="", first_turn=False)
+
+    @functools.cached_property
+    def pieces(self) -> tuple[bytes, ...]:
+        """Bytes of each token id that the tokenizer knows."""
+        return build_pieces(self.tokenizer)
 
     def encode(
         self, observation: Observation, past: Sequence[PastTurn], subgoal: str

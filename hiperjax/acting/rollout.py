@@ -15,42 +15,25 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from hiperjax.acting.blocks import CLOSING_ACTION, find_stop, parse_reply
-from hiperjax.acting.boundaries import LEARNED, NOTHING, Boundaries, Given
+from hiperjax.acting.blocks import CLOSING_ACTION, parse_reply, read_subgoal
+from hiperjax.acting.boundaries import LEARNED, Boundaries
 from hiperjax.acting.collector import RolloutResult
 from hiperjax.acting.engine import Engine, EngineFactory
-from hiperjax.acting.episode import EpisodeRecorder
 from hiperjax.acting.lane_sizes import LaneShape, RolloutStats
 from hiperjax.acting.lanes import Lane, Openings
 from hiperjax.acting.pieces import build_pieces
+from hiperjax.acting.played import PlayedEpisode
 from hiperjax.acting.prompts import Prompter, PromptTooLong
-from hiperjax.acting.sampler import encode_prefix
+from hiperjax.acting.two_stage import Executor, Stage, make_lanes, prepare_engine
 from hiperjax.acting.windows import Prompt, WindowWriter
 from hiperjax.envs.base import Step, Suite
 from hiperjax.envs.workers import EnvFailure, EnvWorkers
 from hiperjax.models.transformer import Params, TransformerConfig
 from hiperjax.stop import REQUEST
 from hiperjax.types import Blocks, Trajectory
-
-
-@dataclasses.dataclass(kw_only=True)
-class PlayedEpisode(EpisodeRecorder):
-    """An episode in play."""
-
-    index: int
-    """among the tasks asked for"""
-    env_slot: int
-    """slot of its environment among the workers'"""
-    writer: WindowWriter
-    prompt: Prompt | None = None
-    """prompt of the turn under way"""
-    given: Given = NOTHING
-    """what of its reply was decided for the policy"""
-
 
 ReplyParser = Callable[[PlayedEpisode, np.ndarray], Blocks]
 """An episode and the tokens of its next reply, given ones included -> what the reply says."""
@@ -87,6 +70,8 @@ class Rollout:
     """Reads a reply; by default `parse_reply`, with the settings above."""
     boundaries: Boundaries = LEARNED
     """Where segments begin."""
+    executor: Executor | None = None
+    """who writes the action blocks, if not the policy; contexts do not grow then"""
 
     @functools.cached_property
     def shape(self) -> LaneShape:
@@ -110,10 +95,19 @@ class Rollout:
         return build_pieces(self.prompter.tokenizer, self.config.vocab_size)
 
     @functools.cached_property
+    def _some_action(self) -> list[int]:
+        ids, blocks = self.prompter.spell(True, "go", "go")
+        return ids[blocks.subgoal_span[1] :]
+
+    @functools.cached_property
     def stop_ids(self) -> tuple[int, ...]:
         """Tokens that end a reply."""
+        return self.list_stop_ids(CLOSING_ACTION)
+
+    def list_stop_ids(self, closing: str) -> tuple[int, ...]:
+        """Tokens after which nothing is drawn, where a reply is over after this tag."""
         tokenizer = self.prompter.tokenizer
-        stop = {tokenizer.eos_token_id, tokenizer.get_vocab().get(CLOSING_ACTION)}
+        stop = {tokenizer.eos_token_id, tokenizer.get_vocab().get(closing)}
         return tuple(sorted(i for i in stop if i is not None))
 
     def collect(
@@ -152,9 +146,9 @@ class Rollout:
         """What a reply says: parsed once, right after sampling."""
         if self.parse is not None:
             return self.parse(episode, ids)
-        parsed = parse_reply(
+        read = partial(
+            parse_reply,
             self.pieces,
-            ids.tolist(),
             current_subgoal=episode.subgoal,
             first_turn=not episode.turns,
             strict=self.strict_format,
@@ -162,6 +156,11 @@ class Rollout:
             control=self.prompter.encoder.control_ids,
             decided=episode.given.switch,
         )
+        parsed = read(ids.tolist())
+        if episode.planned is not None:  # what an executor writes undoes no decision
+            planned = read([*ids[: episode.planned].tolist(), *self._some_action])
+            acted = {"action": parsed.action, "action_span": parsed.action_span}
+            parsed = dataclasses.replace(planned, **acted)
         renderer, admissible = self.prompter.renderer, episode.observation.admissible
         return dataclasses.replace(
             parsed, action=renderer.restore_action(parsed.action, admissible)
@@ -200,33 +199,40 @@ class _Run:
         self.seconds: dict[str, float] = collections.defaultdict(float)
         self.seed = tuple(np.asarray(jax.random.key_data(key)).ravel().tolist())
         shared = rollout.prompter.shared_prefix
-        prefix = None
-        if shared:
-            prefix = encode_prefix(params, jnp.asarray(shared, jnp.int32), config=rollout.config)
-            self.stats.prompt_tokens += len(shared)
-            self.stats.prefill_slots += len(shared)
         # Where contexts grow, episodes of one task share their opening.
         groups = rollout.shape.window > 0 and len(set(task_ids)) < len(task_ids)
         openings = Openings() if groups else None
-        self.lanes: list[Engine[PlayedEpisode]] = [
-            rollout.lane_factory(
-                rollout.shape,
-                params,
-                rollout.config,
-                key,
-                shared=shared,
-                prefix=prefix,
-                find_stop=partial(find_stop, rollout.pieces),
+        self.lanes = make_lanes(
+            rollout.pipeline_groups,
+            Stage(rollout.shape, params, rollout.config, key),
+            rollout.executor,
+            self._hand_over,
+            partial(
+                prepare_engine,
+                rollout.lane_factory,
+                pieces=rollout.pieces,
+                list_stop_ids=rollout.list_stop_ids,
                 stats=self.stats,
+                shared=shared,
                 openings=openings,
                 temperature=np.float32(temperature),
                 top_p=top_p,
-                stop_ids=rollout.stop_ids,
-            )
-            for _ in range(rollout.pipeline_groups)
-        ]
+            ),
+        )
         self.env_slots = iter(range(len(task_ids)))
         self.free_env_slots: list[int] = []
+
+    def _hand_over(self, episode: PlayedEpisode, ids: np.ndarray) -> Sequence[int] | None:
+        """The executor's prompt, once the planner has written what it is to act under."""
+        plan, executor = [*episode.given.ids, *ids.tolist()], self.r.executor
+        if executor is None or read_subgoal(self.r.pieces, plan) is None:
+            return None
+        try:
+            prompt = executor.context(episode, plan)
+        except PromptTooLong:  # nobody acts: a turn without an action
+            return None
+        episode.planned = len(plan)
+        return prompt
 
     def measure(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         """Call, and book the wall time."""
@@ -279,7 +285,7 @@ class _Run:
             self._leave(lane, episode)
             self.failures.append(EnvFailure(episode.task_id, f"PromptTooLong: {error}"))
             return
-        number, turn = episode.index, len(episode.turns)
+        number, turn, episode.planned = episode.index, len(episode.turns), None
         episode.given = self.r.boundaries.decide(episode, seed=self.seed, number=number)
         ask = lane.ask if prompt.opens else lane.ask_more
         ask(episode, [*prompt.ids, *episode.given.ids], number=number, turn=turn)
@@ -312,6 +318,8 @@ class _Run:
     ) -> None:
         prompt = episode.prompt
         assert prompt is not None, "a reply has a prompt"
+        if self.r.executor is not None:
+            ids, logprobs, blocks = self.r.executor.split(ids, logprobs, blocks, episode.planned)
         given = len(episode.given.ids)
         episode.record(prompt.ids, ids, logprobs, blocks, step, opens=prompt.opens, given=given)
         episode.writer.note_reply(ids, blocks)

@@ -16,6 +16,7 @@ from hiperjax.acting.engine import load_engine
 from hiperjax.acting.prompts import Prompter
 from hiperjax.acting.renderers import TRIED
 from hiperjax.acting.rollout import Rollout
+from hiperjax.acting.two_stage import Executor
 from hiperjax.config import ConfigError, MeshConfig, RunConfig
 from hiperjax.distributed import mesh as meshes
 from hiperjax.distributed.mesh import MeshError, Placement
@@ -35,6 +36,7 @@ from hiperjax.models.weights import check_tensors
 from hiperjax.streams import tell
 from hiperjax.training.checkpoint import Checkpoints, Which
 from hiperjax.training.components import RunComponents
+from hiperjax.training.executor import load_executor
 from hiperjax.training.model import attention_columns, model_shape
 from hiperjax.training.prompt_record import check_prompt
 from hiperjax.training.prompting import check_style, make_prompter, make_run_renderer
@@ -264,6 +266,7 @@ def build_components(
         check_placement(config, model, placement.mesh)
     if config.model.folder is not None and folder is None:
         check_checkpoint(config.model.folder, model)
+    executor = load_executor(config, suite, prompter, model, restore_run)
     env = config.env
     workers = make_workers(suite, env.backend, env.num_workers, env.step_timeout)
     return RunComponents(
@@ -272,7 +275,8 @@ def build_components(
         prompter=prompter,
         model=model,
         workers=workers,
-        rollout=make_rollout(config, suite, prompter, model, workers, placement),
+        rollout=make_rollout(config, suite, prompter, model, workers, placement, executor),
+        executor=executor,
         learner=make_learner(config, model),
         max_turns=env.max_turns or suite.max_turns,
         placement=placement,
@@ -287,6 +291,7 @@ def make_rollout(
     model: TransformerConfig,
     workers: EnvWorkers,
     placement: Placement,
+    executor: Executor | None = None,
 ) -> Collector:
     """What collects the run's episodes."""
     p, r, plan = config.prompt, config.rollout, config.plan
@@ -315,6 +320,7 @@ def make_rollout(
         rewrite_on_keep=p.rewrite_on_keep,
         lane_factory=load_engine(r.engine),
         boundaries=boundaries,
+        executor=executor,
     )
     if placement.mesh is not None or model.dtype != "float32":
         return DistributedRollout(rollout, placement)

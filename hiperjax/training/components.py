@@ -9,6 +9,7 @@ import jax
 
 from hiperjax.acting.collector import Collector
 from hiperjax.acting.prompts import Prompter
+from hiperjax.acting.two_stage import Executor
 from hiperjax.config import RunConfig
 from hiperjax.distributed.mesh import Placement
 from hiperjax.envs.base import Suite
@@ -41,6 +42,8 @@ class RunComponents:
     learner: Learner
     max_turns: int
     placement: Placement
+    executor: Executor | None = None
+    """who writes the action blocks, frozen; None: the policy"""
     attention_columns: int = 0
     """attention runs on rows of one window each, their columns a multiple of this; 0: by a mask"""
     least: layout.Room = layout.NO_ROOM
