@@ -3,6 +3,7 @@
 import collections
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -90,7 +91,7 @@ def diverge(params, ours, theirs, action):
         ids = np.zeros((1, 200), np.int32)
         whole = [*context, *action]
         ids[0, : len(whole)] = whole
-        hidden = forward(params, MODEL, ids, lengths=np.array([len(whole)]))
+        hidden = forward(params, MODEL, jnp.asarray(ids), lengths=jnp.array([len(whole)]))
         found = jax.nn.log_softmax(logits(params, MODEL, hidden))[0]
         scores.append(np.asarray(found[len(context) - 1 : len(whole) - 1]))
     p, q = scores

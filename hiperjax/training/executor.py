@@ -107,7 +107,7 @@ def hash_params(params: Params) -> str:
 
 
 def hold_executor(
-    folder: pathlib.Path, source: str, executor: Executor | None, policy: Params, writes: bool
+    folder: pathlib.Path, source: str, executor: Executor | None, policy: Params, *, writes: bool
 ) -> None:
     """Record the executor's weights, or hold them against the record: they are never to move.
 

@@ -19,6 +19,7 @@ from hiperjax.training.checkpoint import Checkpoints
 from hiperjax.training.components import RunComponents
 from hiperjax.training.console import Progress
 from hiperjax.training.episode_record import EpisodeLog
+from hiperjax.training.executor import hold_executor
 from hiperjax.training.folder_lock import FolderLock, make_new_folder
 from hiperjax.training.metrics import Recorder, Unrecorded, read_records
 from hiperjax.training.prompt_record import write_prompt
@@ -94,6 +95,12 @@ class Run:
         if Checkpoints(self.folder / IMITATION).exists():
             return "in imitation, saved"
         return "before there was anything to save"
+
+    def hold_executor(self) -> None:
+        """See that a frozen executor is what it was when the run began."""
+        c, policy = self.components, self.state.policy
+        source = c.config.plan.executor
+        hold_executor(self.folder, source, c.executor, policy, writes=is_first())
 
     def close(self) -> None:
         """Give back what the run holds: files, environments, the folder's lock."""

@@ -20,7 +20,6 @@ from hiperjax.training.checkpoint import SaveError, explain
 from hiperjax.training.diagnostics import describe, judge_boundaries, warn_of_collapse
 from hiperjax.training.episode_record import EpisodeBatch
 from hiperjax.training.evaluation import Evaluation, evaluate
-from hiperjax.training.executor import hold_executor
 from hiperjax.training.interrupt import StopRequest, agree_to_stop, given_up_together
 from hiperjax.training.run import Run, open_run, save
 from hiperjax.training.samples import write_samples
@@ -84,12 +83,12 @@ def run_to_end(run: Run) -> None:
         if run.unfinished is not None:
             finish_evaluation(run)
             save_when_due(run)
-        keep_executor(run)
+        run.hold_executor()
         while run.iteration < run.components.config.iterations:
             agree_to_stop()
             iterate(run)
             save_when_due(run)
-        keep_executor(run)
+        run.hold_executor()
     except StopAsked:
         stopped = True
         with REQUEST.during("finishing the checkpoint under way"):
@@ -102,12 +101,6 @@ def run_to_end(run: Run) -> None:
         run.best_iteration,
         run.describe_stop() if stopped else "",
     )
-
-
-def keep_executor(run: Run) -> None:
-    """See that a frozen executor is what it was when the run began."""
-    c = run.components
-    hold_executor(run.folder, c.config.plan.executor, c.executor, run.state.policy, is_first())
 
 
 def report_baselines(run: Run) -> None:
