@@ -11,6 +11,7 @@ import importlib
 import os
 import pathlib
 import platform
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ from hiperjax.devices import claim_memory
 from hiperjax.files import cache_folder
 from hiperjax.presets import PRESETS
 from hiperjax.streams import protect_streams
+from hiperjax.validation import check_arguments
 
 
 def train(args: Sequence[str]) -> Action:
@@ -136,6 +138,9 @@ def _print_settings(config: object, prefix: str = "") -> None:
 
 def _bind_one_of(command: str, names: Sequence[str], args: Sequence[str]) -> Action:
     """`hiperjax COMMAND NAME ...`: the function COMMAND_NAME with its arguments."""
+    if {"-h", "--help"} & set(args[:1]):
+        print(f"usage: hiperjax {command} {{{','.join(names)}}} ...\n\n{COMMANDS[command].__doc__}")
+        sys.exit(0)
     if not args or args[0] not in names:
         found = repr(args[0]) if args else "nothing"
         raise UsageError(f"found {found}; expected one of {', '.join(names)}")
@@ -184,6 +189,7 @@ def plan(args: Sequence[str]) -> Action:
     name, rest = split_preset(args)
     prog = f"hiperjax plan {name}"
     found, overrides = parse(PlanArgs, args=rest, prog=prog, return_unknown_args=True)
+    check_arguments({"turns": found.turns})
     config = read_settings("plan", [name, *overrides])
     turns = 0.46 * (config.env.max_turns or 50) if found.turns is None else found.turns
 
@@ -293,6 +299,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(_run(args[0], args[1:]))
 
 
+MEMORY_CURE = (
+    "lower ppo.micro_sequences, rollout.slots or prompt lengths, or share the parameters out "
+    "(mesh.fsdp); `hiperjax plan` tells what fits"
+)
+
+
 def _run(command: str, args: Sequence[str]) -> int:
     """The command's exit code; whatever a user or a machine got wrong is one line."""
     try:
@@ -305,9 +317,12 @@ def _run(command: str, args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         message, code = "interrupted", 130
     except (RuntimeError, ValueError) as error:
-        if not type(error).__module__.startswith("hiperjax."):
+        if "RESOURCE_EXHAUSTED" in str(error):
+            message, code = f"out of memory: {str(error)[:300]}; {MEMORY_CURE}", 1
+        elif not type(error).__module__.startswith("hiperjax."):
             raise
-        message, code = str(error), 2 if isinstance(error, ValueError) else 1
+        else:
+            message, code = str(error), 2 if isinstance(error, ValueError) else 1
     print(f"hiperjax {command}: {' '.join(message.split())}", file=sys.stderr)
     return code
 
@@ -325,8 +340,12 @@ def entry() -> None:
     except SystemExit as stop:
         code = stop.code
         raise
+    except KeyboardInterrupt:  # a second one, while the first was being obeyed
+        code = 130
+        sys.exit(code)
     finally:
         if code:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends at once, without a traceback
             number = code if isinstance(code, int) else 1
             last = threading.Timer(GRACE, _leave, (number,))
             last.daemon = True

@@ -6,7 +6,7 @@ refuses it; infinity lies outside of every one.
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hiperjax.config import ConfigError, ModelConfig, PromptConfig, RunConfig
@@ -42,12 +42,13 @@ class Range:
 LARGEST = 2**31 - 1
 
 
-def _count(low: int) -> Range:
-    return Range(low, LARGEST, whole=True)
+def _count(low: int, high: int = LARGEST) -> Range:
+    return Range(low, high, whole=True)
 
 
 SHARE, COUNT, COUNT_OR_NONE = Range(0, 1), _count(1), _count(0)
 RATE, WEIGHT = Range(0, 10), Range(0, 1e6)
+AT_ONCE = _count(1, 1_000_000)  # what memory is taken for at the start: far above any machine's
 POSITIVE = Range(0, 1e6, open_low=True)
 DEVICES = Range(-1, LARGEST, whole=True, why="-1 is as many as the devices allow")
 
@@ -57,17 +58,17 @@ RANGES: dict[str, Range] = {
     "target": SHARE,
     "checkpoint_every": COUNT,
     "env.max_turns": COUNT,
-    "env.num_workers": COUNT,
+    "env.num_workers": _count(1, 10_000),
     "env.step_timeout": Range(0, 1e6),
     "env.max_failure_rate": SHARE,
     "model.decode_unroll": COUNT,
-    "model.lora_rank": COUNT_OR_NONE,
+    "model.lora_rank": _count(0, 1_000_000),
     "model.lora_alpha": POSITIVE,
-    "model.hidden_size": COUNT,
-    "model.intermediate_size": COUNT,
-    "model.num_layers": COUNT,
-    "model.num_heads": COUNT,
-    "model.num_kv_heads": COUNT,
+    "model.hidden_size": AT_ONCE,
+    "model.intermediate_size": AT_ONCE,
+    "model.num_layers": _count(1, 10_000),
+    "model.num_heads": _count(1, 10_000),
+    "model.num_kv_heads": _count(1, 10_000),
     "model.embedding_std": POSITIVE,
     "mesh.data": DEVICES,
     "mesh.fsdp": DEVICES,
@@ -81,16 +82,14 @@ RANGES: dict[str, Range] = {
     "prompt.window_length": COUNT,
     "plan.every": COUNT,
     "plan.switch_rate": SHARE,
-    "rollout.episodes": COUNT,
-    "rollout.group_size": COUNT,
-    "rollout.slots": COUNT,
+    "rollout.episodes": AT_ONCE,
+    "rollout.group_size": AT_ONCE,
+    "rollout.slots": AT_ONCE,
     "rollout.decode_chunk": COUNT,
     "rollout.refill": COUNT_OR_NONE,
-    "rollout.prefill_rows": COUNT,
-    "rollout.pipeline_groups": COUNT,
-    "rollout.temperature": Range(
-        0, 100, open_low=True, why="training must sample (greedy has no ratio)"
-    ),
+    "rollout.prefill_rows": AT_ONCE,
+    "rollout.pipeline_groups": AT_ONCE,
+    "rollout.temperature": Range(0.001, 100, why="training must sample (greedy has no ratio)"),
     "rollout.top_p": Range(0, 1, open_low=True),
     "imitation.steps": COUNT_OR_NONE,
     "imitation.episodes": COUNT_OR_NONE,
@@ -100,7 +99,7 @@ RANGES: dict[str, Range] = {
     "imitation.round_steps": COUNT,
     "imitation.noise": SHARE,
     "imitation.mistakes": SHARE,
-    "imitation.sequences": COUNT,
+    "imitation.sequences": AT_ONCE,
     "imitation.learning_rate": RATE,
     "imitation.holdout": Range(0, 1, open_high=True),
     "imitation.check_every": COUNT,
@@ -127,8 +126,8 @@ RANGES: dict[str, Range] = {
     "credit.weight_low": WEIGHT,
     "credit.weight_high": WEIGHT,
     "credit.weight_term": WEIGHT,
-    "critic.ridge": Range(0, 1e9, open_low=True),
-    "critic.random_features": COUNT_OR_NONE,
+    "critic.ridge": Range(1e-30, 1e9),
+    "critic.random_features": _count(0, 1_000_000),
     "critic.memory": COUNT,
     "critic.first_fits": COUNT_OR_NONE,
     "critic.fits": COUNT_OR_NONE,
@@ -145,7 +144,7 @@ RANGES: dict[str, Range] = {
     "ppo.epochs": COUNT,
     "ppo.sequence_length": COUNT,
     "ppo.sequence_turns": COUNT,
-    "ppo.minibatch_sequences": COUNT,
+    "ppo.minibatch_sequences": AT_ONCE,
     "ppo.micro_sequences": COUNT_OR_NONE,
     "ppo.mismatch_bound": WEIGHT,
     "ppo.clip": Range(0, 10, open_low=True),
@@ -160,6 +159,39 @@ RANGES: dict[str, Range] = {
     "eval.max_tasks": COUNT,
 }
 """Dotted name of every number of `RunConfig` -> what it may be; where None is allowed, it is."""
+
+
+ARGUMENTS: dict[str, Range] = {
+    "count": AT_ONCE,
+    "delay": Range(0, 3600),
+    "dpi": _count(1, 10_000),
+    "height": Range(0, 1000, open_low=True),
+    "iteration": COUNT_OR_NONE,
+    "iterations": COUNT,
+    "live": COUNT_OR_NONE,
+    "max_tasks": COUNT,
+    "number": COUNT_OR_NONE,
+    "port": _count(0, 65_535),
+    "seed": COUNT_OR_NONE,
+    "skip": COUNT_OR_NONE,
+    "temperature": Range(0, 100),
+    "tolerance": Range(0, 1e6),
+    "turns": Range(0, 1e6, open_low=True),
+    "width": Range(0, 1000, open_low=True),
+}
+"""Every number that a command takes besides settings -> what it may be."""
+
+
+def check_arguments(arguments: Mapping[str, object]) -> None:
+    """Refuse numbers out of their range; what is no number passes.
+
+    Raises:
+      ConfigError: names the argument, what was found, what is expected.
+    """
+    for name, value in arguments.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            flag = f"--{name.replace('_', '-')}"
+            _require(ARGUMENTS[name].holds(value), f"{flag} is {value}; expected {ARGUMENTS[name]}")
 
 
 def list_settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

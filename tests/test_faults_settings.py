@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib
 import math
 import types
 import typing
@@ -10,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from hiperjax import cli
 from hiperjax.cli import main
 from hiperjax.config import ConfigError, RunConfig
 from hiperjax.learning.minibatches import all_finite
 from hiperjax.presets import PRESETS
-from hiperjax.validation import RANGES, list_settings, validate
+from hiperjax.validation import ARGUMENTS, RANGES, list_settings, validate
 
 BASE = PRESETS["household-tiny"][1]
 
@@ -89,6 +91,8 @@ def run(capsys, *argv):
         (["--seed", "1.5"], "--seed: invalid literal"),
         (["--seed"], "Missing value for argument '--seed'"),
         (["--ppo.lerning-rate", "1"], "--ppo.lerning-rate, 1; perhaps --ppo.learning-rate"),
+        (["--model.hidden-size", "2000000000"], "expected a whole number from 1 to 1000000"),
+        (["--rollout.temperature", "1e-45"], "expected a number from 0.001 to 100"),
         (["--model.dtype", "int8"], "Expected one of ('float32', 'bfloat16')"),
     ],
 )
@@ -101,6 +105,71 @@ def test_a_fault_on_any_command_line_is_one_line(capsys):
     for argv in (["evaluate"], ["play", "--delay", "x"], ["convert", "up", "a", "b"], ["plan"]):
         code, _, err = run(capsys, *argv)
         assert code == 2 and err.count("\n") == 1, err
+
+
+FUNCTIONS = {
+    "bench": ("bench",),
+    "compare": ("compare",),
+    "convert": ("convert",),
+    "evaluate": ("evaluate_run",),
+    "fetch": ("fetch",),
+    "games": ("games_stats", "games_generate"),
+    "play": ("play_suite",),
+    "plot": ("plot_curves",),
+    "report": ("report",),
+    "verify": ("verify_hae", "verify_alfworld", "verify_webshop", "verify_model"),
+    "watch": ("watch",),
+}
+"""Modules of commands -> the functions whose parameters are a command line."""
+
+
+def test_every_number_a_command_takes_has_a_range():
+    found = {"turns"}  # of `plan`, which has no function of its own
+    for module, names in FUNCTIONS.items():
+        for name in names:
+            function = getattr(importlib.import_module(f"hiperjax.commands.{module}"), name)
+            for parameter, hint in typing.get_type_hints(function).items():
+                kinds = typing.get_args(hint) or (hint,)
+                if parameter != "return" and {int, float} & set(kinds):
+                    found.add(parameter)
+                    assert ARGUMENTS[parameter].whole == (int in kinds), (name, parameter)
+    assert found == ARGUMENTS.keys()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["evaluate", "nowhere", "--temperature", "nan"],
+        ["evaluate", "nowhere", "--max-tasks", "0"],
+        ["evaluate", "nowhere", "--seed", "-1"],
+        ["play", "--delay", "inf"],
+        ["play", "--temperature", "-1"],
+        ["bench", "nowhere", "--iterations", "0"],
+        ["watch", "nowhere", "--port", "99999"],
+        ["plan", "--device", "h100", "--turns", "nan"],
+        ["games", "generate", "nowhere", "--count", "-1"],
+        ["plot", "curves", "nowhere", "--out", "a.png", "--dpi", "0"],
+    ],
+)
+def test_a_faulty_number_of_any_command_is_one_line_and_code_two(capsys, argv):
+    code, out, err = run(capsys, *argv)
+    assert code == 2 and out == "" and err.count("\n") == 1, err
+    assert f"hiperjax {argv[0]}: {argv[-2]} is " in err and "; expected a" in err
+
+
+def test_memory_that_is_not_there_is_a_fault_in_one_line(capsys, monkeypatch):
+    def take(args):
+        return lambda: jnp.zeros((1 << 30, 1 << 20)).block_until_ready()
+
+    monkeypatch.setitem(cli.COMMANDS, "bench", take)
+    code, _, err = run(capsys, "bench")
+    assert code == 1 and err.count("\n") == 1 and "out of memory" in err and "plan" in err, err
+
+
+def test_help_is_no_fault_of_a_command_with_parts(capsys):
+    for command in ("games", "plot", "verify"):
+        code, out, err = run(capsys, command, "--help")
+        assert (code, err) == (0, "") and out.startswith(f"usage: hiperjax {command} {{")
 
 
 def test_faults_in_a_tree_are_seen():

@@ -35,12 +35,25 @@ def kill(session: Session) -> None:
 
 
 def _stop(session: Session, number: int) -> None:
+    """A wish to stop; before the program listens, it ends at once, with nothing to lose."""
     name = signal.Signals(number).name
     session.signal(number)
     code = session.end(name)
+    if (code == -number and not session.output) or (code == 130 and is_interrupted(session)):
+        return
     expect(code == 0, f"{name}: exit code {code}: {session.output[-2000:]}")
     told = f"{name}: " in session.output and "--resume" in session.output
     expect(told or "done: " in session.output, f"{name}: {session.output[-2000:]}")
+
+
+def await_lock(session: Session) -> None:
+    """Wait until the run folder is its own, or it has ended."""
+    wait_until(lambda: not session.lives or session.holds_lock, "the lock")
+
+
+def is_interrupted(session: Session) -> bool:
+    """Whether it says that it was stopped before the program would finish anything."""
+    return session.output.endswith("hiperjax train: interrupted\n")
 
 
 def terminate(session: Session) -> None:
@@ -54,13 +67,17 @@ def hang_up(session: Session) -> None:
 
 
 def interrupt_twice(session: Session) -> None:
-    """SIGINT, and again."""
+    """SIGINT, and again; not while Python itself starts, which has its own way to end."""
+    await_lock(session)
     session.signal(signal.SIGINT)
     time.sleep(0.05)
     with contextlib.suppress(ProcessLookupError):
         session.signal(signal.SIGINT)
     code = session.end("SIGINT twice")
-    expect(code in (0, 130), f"SIGINT twice: exit code {code}: {session.output[-2000:]}")
+    expect(
+        code in (0, 130, -signal.SIGINT),
+        f"SIGINT twice: exit code {code}: {session.output[-2000:]}",
+    )
     expect("Traceback" not in session.output, session.output[-2000:])
 
 
@@ -85,6 +102,7 @@ def cut_checkpoint(session: Session) -> None:
 
 def start_second(session: Session) -> None:
     """Another process trains in the same folder, or tries to."""
+    await_lock(session)
     other = Session.start(
         session.folder,
         ["--resume", str(session.folder)],
@@ -116,7 +134,10 @@ def fill_disk(session: Session) -> None:
         return
     expect(code == 1, f"full disk: exit code {code}: {session.output[-2000:]}")
     said = [line for line in session.output.splitlines() if line.startswith("hiperjax train:")]
-    expect(len(said) == 1 and "no space left" in said[0], f"full disk: {session.output[-2000:]}")
+    expect(
+        len(said) == 1 and "no space left" in said[0].lower(),
+        f"full disk: {session.output[-2000:]}",
+    )
     expect("Traceback" not in session.output, f"full disk: {session.output[-3000:]}")
 
 
@@ -149,20 +170,31 @@ def make_world_lie(session: Session, orders: pathlib.Path) -> None:
     (orders / "nonsense").touch()
 
 
+def keep_before(session: Session) -> None:
+    """Copy the run as it is before episodes are lost."""
+    session.signal(signal.SIGSTOP)
+    shutil.copytree(session.folder, _before(session))
+    session.signal(signal.SIGCONT)
+
+
+def put_back(session: Session) -> None:
+    """End the process, and set the run back to before episodes were lost."""
+    session.destroy()
+    shutil.rmtree(session.folder)
+    shutil.move(_before(session), session.folder)
+
+
+def _before(session: Session) -> pathlib.Path:
+    return session.folder.parent.parent / "before"
+
+
 def lose_episodes(session: Session, orders: pathlib.Path, strike: Strike) -> int:
-    """Strike what costs episodes, and set the run back to before; how many were lost.
+    """Strike what costs episodes; how many were lost.
 
     Every one must be named and counted: as many are said to be lost as the record holds.
     """
-    if not session.lives:
-        return 0
-    session.signal(signal.SIGSTOP)
-    before = session.folder.parent.parent / "before"
-    shutil.rmtree(before, ignore_errors=True)
-    shutil.copytree(session.folder, before)
-    kept, said = len(read_rows(session.folder)), len(LOST.findall(session.output))
+    kept, said = session.rows(), len(LOST.findall(session.output))
     strike(session, orders)
-    session.signal(signal.SIGCONT)
 
     def lost() -> int:
         rows = [json.loads(row) for row in read_rows(session.folder)[kept:]]
@@ -170,15 +202,10 @@ def lose_episodes(session: Session, orders: pathlib.Path, strike: Strike) -> int
                        if k == "failed_episodes" or k.endswith("/lost")))  # fmt: skip
 
     wait_until(lambda: lost() > 0 or not session.lives, "a lost episode on record")
-    session.destroy()
-    named = LOST.findall(session.output)[said:]
-    counted = lost()
-    expect(counted > 0 or not named, f"{len(named)} episodes lost and none counted")
+    expect(session.lives, f"ended with {session.process.returncode}: {session.output[-2000:]}")
+    counted, named = lost(), LOST.findall(session.output)[said:]
     expect(len(named) >= counted, f"{counted} episodes lost, {len(named)} named: {named}")
-    for order in orders.iterdir():
-        order.unlink()
-    shutil.rmtree(session.folder)
-    shutil.copytree(before, session.folder)
+    expect(not list(orders.iterdir()), "an order that no environment took")
     return counted
 
 

@@ -10,10 +10,10 @@ row that was not on record before it. Exit code 1 where a promise was not kept.
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import pathlib
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,7 +23,13 @@ from collections.abc import Iterator, Sequence
 import tyro
 
 from experiments.studies import fault_world
-from experiments.studies.fault_blows import BLOWS, LOSSES, lose_episodes
+from experiments.studies.fault_blows import (
+    BLOWS,
+    LOSSES,
+    keep_before,
+    lose_episodes,
+    put_back,
+)
 from experiments.studies.fault_session import Session, StormError, list_processes, read_rows
 from hiperjax.files import write_json
 
@@ -122,7 +128,9 @@ class Storm:
         self.study, self.place = study, place
         self.tag = f"{os.getpid()}-{study.seed}-{time.time_ns()}"
         self.orders, self.packages = place / "orders", place / "packages"
-        self.orders.mkdir(exist_ok=True)
+        for left in (self.orders, place / "before", place / "disk" / "run"):  # by one cut short
+            shutil.rmtree(left, ignore_errors=True)
+        self.orders.mkdir()
         fault_world.install(self.packages)
         self.random = random.Random(study.seed)
         self.blows: list[Blow] = []
@@ -163,53 +171,81 @@ class Storm:
             raise StormError(f"{len(rows)} rows; expected at most {len(self.reference)}")
 
     def strike(self, session: Session, kind: str) -> Session:
-        """One blow; returns the session that goes on."""
+        """One blow that costs no episode; returns the session that goes on."""
+        # None more: the blow comes while the program starts.
         session.wait_for_rows(session.rows() + self.random.randint(0, 1))
         time.sleep(self.random.random() * 0.5)
         self.check(session)
         blow = Blow(kind, session.rows())
         started = time.monotonic()
-        if kind in LOSSES:
-            blow.lost = lose_episodes(session, self.orders, LOSSES[kind])
-            blow.seconds = time.monotonic() - started
-        else:
-            BLOWS[kind](session)
+        BLOWS[kind](session)
         if not session.lives:
-            leftover = list_processes(self.tag)
-            if leftover:
-                raise StormError(f"{kind}: processes {leftover} are left over")
+            self.refuse_leftover(kind)
             self.check(session)
             session = self.start(session.folder)
-        if kind not in LOSSES:
-            session.wait_for_rows(blow.row + 1)
-            blow.seconds = time.monotonic() - started
-        self.blows.append(blow)
-        print(f"{len(self.blows):3d} {kind:<24} at row {blow.row:3d}  {blow.seconds:6.1f} s  "
-              f"{blow.lost} lost", flush=True)  # fmt: skip
+        session.wait_for_rows(blow.row + 1)
+        self.note(blow, started)
         return session
+
+    def strike_losses(self, session: Session, kinds: Sequence[str]) -> Session:
+        """Blows that cost episodes, one after another; the run then goes on as if none had come."""
+        session.wait_for_rows(session.rows() + 1)
+        keep_before(session)
+        for kind in kinds:
+            blow = Blow(kind, session.rows())
+            started = time.monotonic()
+            blow.lost = lose_episodes(session, self.orders, LOSSES[kind])
+            self.note(blow, started)
+        put_back(session)
+        self.refuse_leftover("blows that cost episodes")
+        self.check(session)
+        return self.start(session.folder)
+
+    def note(self, blow: Blow, started: float) -> None:
+        """Record and print a blow that began at that time."""
+        blow.seconds = time.monotonic() - started
+        self.blows.append(blow)
+        print(f"{len(self.blows):3d} {blow.kind:<24} at row {blow.row:3d}  {blow.seconds:6.1f} s  "
+              f"{blow.lost} lost", flush=True)  # fmt: skip
+
+    def refuse_leftover(self, after: str) -> None:
+        """Raise `StormError` where processes are left over."""
+        leftover = list_processes(self.tag)
+        if leftover:
+            raise StormError(f"{after}: processes {leftover} are left over")
 
     def rage(self, kinds: Sequence[str]) -> None:
         """All blows, then the rest of the run in peace."""
-        order = itertools.chain.from_iterable(
-            self.random.sample(kinds, len(kinds)) for _ in itertools.count()
-        )
         until = time.monotonic() + (self.study.seconds or 1e9)
         session = self.start(self.place / "disk" / "run")
         try:
             session.wait_for_rows(1)
-            for kind in itertools.islice(order, self.study.blows):
+            for group in plan_blows(kinds, self.study.blows, self.random):
                 if time.monotonic() > until or session.rows() >= len(self.reference) - 2:
                     break
-                session = self.strike(session, kind)
+                if group[0] in LOSSES:
+                    session = self.strike_losses(session, group)
+                else:
+                    session = self.strike(session, group[0])
             code = session.end("the last iteration", UNINTERRUPTED_SECONDS)
         finally:
             session.destroy()
         self.check(session)
         if code or session.rows() != len(self.reference):
             raise StormError(f"the run ended with {code} after {session.rows()} rows")
-        leftover = list_processes(self.tag)
-        if leftover:
-            raise StormError(f"processes {leftover} are left over")
+        self.refuse_leftover("the end")
+
+
+def plan_blows(kinds: Sequence[str], blows: int, chance: random.Random) -> list[list[str]]:
+    """So many blows in random order, all kinds before one comes again; those that cost episodes
+    come together, since the run is set back after them."""
+    groups, left = [], blows
+    while left > 0:
+        order = chance.sample(kinds, len(kinds))[:left]
+        left -= len(order)
+        losses = [kind for kind in order if kind in LOSSES]
+        groups += [losses if kind in LOSSES else [kind] for kind in order if kind not in losses[1:]]
+    return groups
 
 
 def tabulate(blows: Sequence[Blow]) -> str:

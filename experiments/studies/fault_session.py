@@ -1,13 +1,16 @@
 """A training process under a storm: started, watched, and what it leaves behind."""
 
 import dataclasses
+import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 
+from hiperjax.training.folder_lock import LOCK
 from hiperjax.training.metrics import METRICS
 
 TAG = "HIPERJAX_FAULT_RUN"
@@ -58,6 +61,12 @@ def list_processes(tag: str) -> list[int]:
     return found
 
 
+def hear_signals() -> None:
+    """Undo what `nohup` and a shell's background ignore: a storm's own signals must arrive."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @dataclasses.dataclass
 class Session:
     """One process of `hiperjax train`, and its run folder."""
@@ -90,6 +99,7 @@ class Session:
             process = subprocess.Popen(
                 [sys.executable, "-m", "hiperjax.cli", "train", *arguments],
                 env=environment, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                preexec_fn=hear_signals,
             )  # fmt: skip
         return cls(folder, tag, python_path, log, process)
 
@@ -100,6 +110,14 @@ class Session:
     @property
     def lives(self) -> bool:
         return self.process.poll() is None
+
+    @property
+    def holds_lock(self) -> bool:
+        """Whether the run folder's lock names this process."""
+        try:
+            return json.loads((self.folder / LOCK).read_text())["pid"] == self.process.pid
+        except (OSError, ValueError):  # not there, or not yet whole
+            return False
 
     def rows(self) -> int:
         """Iterations on record."""

@@ -14,7 +14,7 @@ import tyro
 
 from hiperjax.config import RunConfig
 from hiperjax.presets import DEFAULT, PRESETS
-from hiperjax.validation import list_settings, validate
+from hiperjax.validation import check_arguments, list_settings, validate
 
 Action = Callable[[], int | None]
 """A command that knows its arguments; calling it runs it and gives its exit code, None being 0."""
@@ -137,11 +137,17 @@ def _shorten(box: str) -> str:
 
 
 def bind(function: Callable[..., int | None], **settings: Any) -> Action:
-    """A function with what the command line says of its arguments, yet to be called."""
+    """A function with what the command line says of its arguments, yet to be called.
+
+    Raises:
+      UsageError: what was found and what is expected.
+      ConfigError: a number is out of its range.
+    """
     bound: list[Action] = []
 
     @functools.wraps(function)
     def note(*args: Any, **named: Any) -> None:
+        check_arguments(named)
         bound.append(functools.partial(function, *args, **named))
 
     parse(note, **settings)
