@@ -1,9 +1,14 @@
 """A short storm: a tiny run is struck and resumed, and equals the uninterrupted one."""
 
 import dataclasses
+import errno
 import os
+import shutil
 import sys
+import threading
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.studies import fault_run
@@ -13,6 +18,8 @@ from experiments.studies.fault_world import NONSENSE, FaultyEnv, FaultySuite
 from experiments.studies.soak import Held, Player, soak, tabulate
 from hiperjax.envs.registry import make_suite
 from hiperjax.envs.workers import EnvFailure, InlineWorkers, make_workers
+from hiperjax.training.checkpoint import Checkpoints, SaveError
+from hiperjax.training.events import Events
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -101,3 +108,40 @@ def test_soak_measures_this_process():
     assert isinstance(held, Held) and held.files >= 3 and held.threads >= 1
     before = len(os.listdir("/proc/self/fd"))
     assert abs(held.files - before) <= 2
+
+
+# -- a full disk -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A folder with some 100 kB of room left; skips where no small disk can be mounted."""
+    with fault_run.make_disk(tmp_path / "disk") as skipped:
+        if skipped:
+            pytest.skip(skipped)
+        free = shutil.disk_usage(tmp_path / "disk").free
+        (tmp_path / "disk" / "ballast").write_bytes(bytes(free - 100_000))
+        yield tmp_path / "disk"
+
+
+@linux
+def test_a_full_disk_is_a_fault_told_in_one_line(full_disk, capfd):
+    """Orbax would log hundreds, from threads of its own."""
+    checkpoints = Checkpoints(full_disk / "checkpoints")
+    state = {"a": jnp.asarray(np.random.default_rng(0).random(100_000))}
+    with pytest.raises(SaveError, match="no space left on the disk of") as refused:
+        checkpoints.save(1, state, meta={}, best=True)
+    assert "\n" not in str(refused.value) and not checkpoints.exists()
+    assert capfd.readouterr() == ("", "")
+
+
+@linux
+def test_events_of_a_full_disk_are_a_fault_and_no_wait(full_disk):
+    """tensorboardX's own writer waits for ever: its thread has died."""
+    events, threads = Events(full_disk / "events", first=0), threading.active_count()
+    with pytest.raises(OSError) as refused:
+        for iteration in range(100_000):
+            events.write(iteration, {"a": 1.0, "undefined": float("nan")})
+    assert refused.value.errno == errno.ENOSPC
+    events.close()
+    assert threading.active_count() == threads

@@ -1,5 +1,6 @@
 """A training process under a storm: started, watched, and what it leaves behind."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from hiperjax.training.folder_lock import LOCK
 from hiperjax.training.metrics import METRICS
@@ -61,10 +62,17 @@ def list_processes(tag: str) -> list[int]:
     return found
 
 
-def hear_signals() -> None:
-    """Undo what `nohup` and a shell's background ignore: a storm's own signals must arrive."""
-    for number in (signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
+@contextlib.contextmanager
+def heard_signals() -> Iterator[None]:
+    """What starts here hears the storm's signals, which `nohup` and a shell's background ignore."""
+    old = {
+        number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 @dataclasses.dataclass
@@ -95,11 +103,10 @@ class Session:
             "PYTHONPATH": os.pathsep.join([*paths, *([known] if known else [])]),
             "JAX_PLATFORMS": "cpu",
         }
-        with log.open("wb") as file:
+        with log.open("wb") as file, heard_signals():
             process = subprocess.Popen(
                 [sys.executable, "-m", "hiperjax.cli", "train", *arguments],
                 env=environment, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                preexec_fn=hear_signals,
             )  # fmt: skip
         return cls(folder, tag, python_path, log, process)
 

@@ -9,6 +9,7 @@ checkpoint is which; where the one asked for is damaged, the newest good one ser
 import concurrent.futures
 import errno
 import hashlib
+import logging
 import os
 import pathlib
 import shutil
@@ -31,6 +32,14 @@ SAVE_SECONDS = 1800.0
 MOST_ITERATIONS = 10**9
 Which = Literal["last", "best", "start"]
 """Which of the states a run keeps: the newest, the best evaluated, the one before iteration 1."""
+
+
+def is_foreign(record: logging.LogRecord) -> bool:
+    """Whether a log record is not Orbax's: what fails there is raised, and told in one line."""
+    return "orbax" not in pathlib.PurePath(record.pathname).parts
+
+
+logging.getLogger("absl").addFilter(is_foreign)
 
 
 class CheckpointError(ValueError):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hiperjax.files import dump_json, write_text
+from hiperjax.training.events import Events
 from hiperjax.training.record_files import EVALUATIONS, METRICS, TIMINGS, parse_record
 from hiperjax.training.trackers import Tracker
 
@@ -92,10 +93,8 @@ class Recorder:
             *rewind(folder / EVALUATIONS, iteration),
         ]
         """what was wrong with the files of an earlier session"""
-        from tensorboardX import SummaryWriter  # imports torch where it is installed: seconds
-
         self._tracker = tracker
-        self._events = SummaryWriter(str(folder / EVENTS), purge_step=iteration + 1)
+        self._events = Events(folder / EVENTS, first=iteration + 1)
 
     def write(
         self, iteration: int, metrics: Mapping[str, float], timings: Mapping[str, float]
@@ -104,9 +103,7 @@ class Recorder:
         self._append(METRICS, iteration, metrics)
         self._append(TIMINGS, iteration, timings)
         scalars = {**metrics, **{f"seconds/{name}": value for name, value in timings.items()}}
-        for name, value in scalars.items():
-            self._events.add_scalar(name, value, iteration)
-        self._events.flush()
+        self._events.write(iteration, scalars)
         if self._tracker is not None:
             self._tracker.write(iteration, scalars)
 
