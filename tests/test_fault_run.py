@@ -4,12 +4,14 @@ import dataclasses
 import errno
 import os
 import shutil
+import struct
 import sys
 import threading
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from experiments.studies import fault_run
 from experiments.studies.fault_blows import BLOWS, LOSSES
@@ -145,3 +147,29 @@ def test_events_of_a_full_disk_are_a_fault_and_no_wait(full_disk):
     assert refused.value.errno == errno.ENOSPC
     events.close()
     assert threading.active_count() == threads
+
+
+def test_events_say_from_where_on_earlier_ones_count_no_more(tmp_path):
+    for first in (0, 2):
+        events = Events(tmp_path, first=first)
+        for iteration in range(first, first + 3):
+            events.write(iteration, {"a/b": iteration / 2, "c": float("nan")})
+        events.close()
+        (path,) = tmp_path.iterdir()
+        found = read_events(path)
+        assert found[0].file_version == "brain.Event:2"
+        assert (found[1].step, found[1].session_log.status) == (first, SessionLog.START)
+        assert [event.step for event in found[2:]] == [first, first + 1, first + 2]
+        values = {value.tag: value.simple_value for value in found[-1].summary.value}
+        assert values["a/b"] == (first + 2) / 2 and np.isnan(values["c"])
+        path.unlink()
+
+
+def read_events(path):
+    """Length, its checksum, the event, its checksum; and so on."""
+    data, found = path.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        found.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    return found
