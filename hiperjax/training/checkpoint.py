@@ -55,6 +55,15 @@ def _shapes(tree: Any) -> dict[str, tuple]:
     return {jax.tree_util.keystr(path): tuple(np.shape(leaf)) for path, leaf in leaves}
 
 
+def _need_room(folder: pathlib.Path, state: Any) -> None:
+    """Refuse to begin what the disk cannot hold: half-way, the threads that write it fail one by
+    one, each with a traceback that nobody can catch."""
+    leaves = jax.tree.leaves(state)
+    needed = sum(getattr(x, "nbytes", 8) for x in leaves) // jax.process_count()
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, f"a state of {needed / 1e6:.1f} MB")
+
+
 def _hash(path: pathlib.Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -235,6 +244,7 @@ class Checkpoints:
         if self._ask_first(other, first):
             shutil.rmtree(path, ignore_errors=True)
         if not path.exists():
+            _need_room(self.folder, state)
             self._checkpointer.save(path, state)
             wait_for(self._checkpointer.wait_until_finished, SAVE_SECONDS)
         self._held = iteration
