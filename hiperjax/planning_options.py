@@ -1,11 +1,12 @@
 """Settings of who decides what: where segments begin, who acts under subgoals."""
 
 import dataclasses
+import pathlib
 from typing import Literal
 
 BoundaryRule = Literal["learned", "every_k", "milestone", "always", "never", "random"]
 """Where segments begin; turn 0 always opens one."""
-BASE = "base"
+BASE = pathlib.Path("base")
 """The executor that is the frozen base of a policy of adapters."""
 
 
@@ -20,9 +21,9 @@ class PlanConfig:
     """every_k: turns of a segment."""
     switch_rate: float = 0.2
     """random: chance of a boundary at each turn after the first."""
-    executor: str = ""
+    executor: pathlib.Path | None = None
     """Who writes action blocks, frozen: a run folder, a shipped agent (agent:NAME), or base, what
-    the policy's adapters stand on; credit.train planner. Empty: the policy itself."""
+    the policy's adapters stand on; credit.train planner. None: the policy itself."""
     context: Literal["same", "subgoal"] = "same"
     """What such an executor is shown: all that the planner is and what it wrote, or of task,
     history and subgoal nothing but the subgoal."""

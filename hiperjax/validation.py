@@ -298,7 +298,7 @@ def _check_boundaries(config: RunConfig) -> None:
 def _check_executor(config: RunConfig) -> None:
     """A frozen executor is none of what the run trains, and decodes by itself."""
     plan, m = config.plan, config.mesh
-    if not plan.executor:
+    if plan.executor is None:
         _require(
             plan.context == "same",
             f"plan.context is {plan.context} without plan.executor; expected an executor, which is "

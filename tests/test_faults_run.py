@@ -244,8 +244,13 @@ def test_restored_states_are_placed_as_fresh_ones(finished):
 def test_paths_do_not_hang_on_the_directory_a_run_was_started_in(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     env = dataclasses.replace(BASE.env, games=pathlib.Path("games"))
-    config = resolve_paths(dataclasses.replace(BASE, init=pathlib.Path("~/x"), env=env))
+    plan = dataclasses.replace(BASE.plan, executor=pathlib.Path("run"))
+    config = resolve_paths(dataclasses.replace(BASE, init=pathlib.Path("~/x"), env=env, plan=plan))
     assert config.env.games == tmp_path / "games" and config.init == pathlib.Path.home() / "x"
+    assert config.plan.executor == tmp_path / "run"
+    for name in (pathlib.Path("agent:household"), pathlib.Path("base")):
+        plan = dataclasses.replace(BASE.plan, executor=name)
+        assert resolve_paths(dataclasses.replace(BASE, plan=plan)).plan.executor == name
     save_config(config, tmp_path)
     assert load_config(tmp_path) == config
 

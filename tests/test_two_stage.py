@@ -1,7 +1,9 @@
 """Two stages of a reply: a frozen executor acts, the planner learns, neither moves the other."""
 
 import dataclasses
+import itertools
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -10,17 +12,19 @@ from helpers.small_runs import BASE, small_run
 
 from hiperjax.acting.blocks import ABSENT, CLOSING_SUBGOAL, find_stop
 from hiperjax.acting.two_stage import Executor, go_on
+from hiperjax.cli import main
 from hiperjax.config import ConfigError
 from hiperjax.envs.registry import make_suite
 from hiperjax.learning.packing import pack
 from hiperjax.models.tokenizers import train_tokenizer
 from hiperjax.models.transformer import init_params
+from hiperjax.planning_options import BASE as BASE_WEIGHTS
 from hiperjax.training.build import restore_run
 from hiperjax.training.executor import EXECUTOR, hold_executor, load_executor, show_subgoal
 from hiperjax.training.trainer import train
 from hiperjax.validation import validate
 
-AGENT = "agent:household"
+AGENT = pathlib.Path("agent:household")
 TURNS, EPISODES = 4, 4
 
 
@@ -127,45 +131,53 @@ def test_weights_that_moved_are_refused(agent, tmp_path):
     executor = Executor(lambda policy: policy, agent[0].model)
     for _ in range(2):
         hold_executor(tmp_path, AGENT, executor, own, writes=True)
-    assert json.loads((tmp_path / EXECUTOR).read_text())["source"] == AGENT
+    assert json.loads((tmp_path / EXECUTOR).read_text())["source"] == str(AGENT)
     moved = jax.tree.map(lambda x: x, own)
     leaf = next(iter(moved))
     moved[leaf] = jax.tree.map(lambda x: x + 1e-3, moved[leaf])
     with pytest.raises(ConfigError, match="those that the run began with"):
         hold_executor(tmp_path, AGENT, executor, moved, writes=True)
-    hold_executor(tmp_path / "none", "", None, own, writes=True)
+    hold_executor(tmp_path / "none", None, None, own, writes=True)
     assert not (tmp_path / "none").exists()
 
 
-def load(agent, *, suite=None, tokenizer=None, **prompt):
+def load(agent, *, suite=None, tokenizer=None):
     components = agent[0]
-    config = dataclasses.replace(
-        components.config,
-        plan=dataclasses.replace(components.config.plan, executor=AGENT),
-        prompt=dataclasses.replace(components.config.prompt, **prompt),
-    )
+    plan = dataclasses.replace(components.config.plan, executor=AGENT)
+    config = dataclasses.replace(components.config, plan=plan)
     prompter = components.prompter
     if tokenizer is not None:
         prompter = dataclasses.replace(prompter, tokenizer=tokenizer)
-    return load_executor(
-        config, suite or components.suite, prompter, components.model, lambda *_, **__: agent_of
-    )
+    return load_executor(config, suite or components.suite, prompter, components.model, restore_run)
 
 
-agent_of = None
-
-
-def test_an_executor_of_another_world_vocabulary_or_prompt_is_refused(agent, monkeypatch):
-    components = dataclasses.replace(agent[0])
-    monkeypatch.setitem(globals(), "agent_of", (components, type("S", (), {"policy": agent[1]})))
+def test_an_executor_of_another_world_or_vocabulary_is_refused(agent):
     found = load(agent)
     assert found is not None and found.context is go_on and found.frozen
     with pytest.raises(ConfigError, match="the suite household-tiny; expected ladder/switch"):
         load(agent, suite=make_suite("ladder/switch"))
-    with pytest.raises(ConfigError, match=r"prompt\.history_length 1; expected 2"):
-        load(agent, history_length=2)
     with pytest.raises(ConfigError, match="vocabulary is not this run's"):
         load(agent, tokenizer=train_tokenizer(["task go"], ["<action>"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--prompt.history-length", "2"], "trained with prompt.history_length 1; expected 2"),
+        (["--env.suite", "webshop"], "trained with env.suite household; expected webshop"),
+        (["--plan.executor", "agent:nobody"], "agent:nobody: no such agent; expected one of"),
+        (["--plan.executor", "nowhere"], "nowhere: no config.json; expected a run folder"),
+    ],
+)
+def test_an_executor_that_cannot_be_is_one_line_and_code_two(settings, message, capsys, tmp_path):
+    given = {"--plan.executor": str(AGENT)} if "--plan.executor" not in settings else {}
+    webshop = ["--env.task-types", "--eval.splits", "test"] if "webshop" in settings else []
+    argv = [*itertools.chain(*given.items()), *settings, *webshop, "--credit.train", "planner"]
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "household-tiny", *argv, "--out", str(tmp_path / "run")])
+    said = capsys.readouterr()
+    assert stop.value.code == 2 and said.out == "" and said.err.count("\n") == 1
+    assert message in said.err
 
 
 @pytest.mark.parametrize(
@@ -173,7 +185,7 @@ def test_an_executor_of_another_world_vocabulary_or_prompt_is_refused(agent, mon
     [
         (dict(executor=AGENT), dict(credit=dict(train="all")), "credit.train is all with plan.ex"),
         (dict(executor=AGENT), dict(prompt=dict(window="episode")), "prompt.window is episode"),
-        (dict(executor="base"), {}, "plan.executor is base with model.lora_rank 0"),
+        (dict(executor=BASE_WEIGHTS), {}, "plan.executor is base with model.lora_rank 0"),
         (dict(executor=AGENT), dict(mesh=dict(data=2)), "expected one process and one device"),
         (dict(context="subgoal"), {}, "plan.context is subgoal without plan.executor"),
     ],

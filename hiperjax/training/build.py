@@ -36,7 +36,7 @@ from hiperjax.models.weights import check_tensors
 from hiperjax.streams import tell
 from hiperjax.training.checkpoint import Checkpoints, Which
 from hiperjax.training.components import RunComponents
-from hiperjax.training.executor import load_executor
+from hiperjax.training.executor import check_executor, load_executor
 from hiperjax.training.model import attention_columns, model_shape
 from hiperjax.training.prompt_record import check_prompt
 from hiperjax.training.prompting import check_style, make_prompter, make_run_renderer
@@ -250,6 +250,7 @@ def build_components(
             tell(notice)
     check_estimator(config, suite)
     check_boundaries(config, suite)
+    check_executor(config)
     tokenizer = build_tokenizer(config, suite, folder)
     prompter = make_prompter(config, suite, tokenizer)
     placement = make_placement(config.mesh)

@@ -21,6 +21,7 @@ from hiperjax.models.lora import base_config, split_trained
 from hiperjax.models.transformer import Params, TransformerConfig, cast_params
 from hiperjax.planning_options import BASE
 from hiperjax.training.components import RunComponents
+from hiperjax.training.run_folder import find_run, load_config
 
 EXECUTOR = "executor.json"
 SHOWN = ("style", "history_length", "recall_length", "mark_tried")
@@ -60,37 +61,54 @@ def load_executor(
       ConfigError: one of another world, vocabulary or prompt.
     """
     plan = config.plan
-    if not plan.executor:
+    if plan.executor is None:
         return None
     context = show_subgoal(prompter) if plan.context == "subgoal" else go_on
     if plan.executor == BASE:
         return Executor(lambda policy: split_trained(policy, model)[1], base_config(model), context)
     source, state = restore(
-        plan.executor, "best", MeshConfig(), accept_changed_prompt=True, plan={"executor": ""}
+        plan.executor, "best", MeshConfig(), accept_changed_prompt=True, plan={"executor": None}
     )
     source.workers.close()
-    _check_source(config, suite, prompter, source)
+    _check_source(plan.executor, suite, prompter, source)
     params = cast_params(state.policy, model.dtype)
     return Executor(lambda policy: params, source.model, context)
 
 
-def _check_source(
-    config: RunConfig, suite: Suite, prompter: Prompter, source: RunComponents
-) -> None:
-    """Refuse an executor that would not know what it is shown, or where.
+def check_executor(config: RunConfig) -> None:
+    """Refuse an executor that is not there, or was trained on other prompts, before anything slow.
 
     Raises:
+      FileNotFoundError: no such run or agent.
       ConfigError: names what differs.
     """
-    name, theirs = config.plan.executor, source.config.prompt
-    pairs = [("the suite", source.suite.name, suite.name)]
-    pairs += [(f"prompt.{x}", getattr(theirs, x), getattr(config.prompt, x)) for x in SHOWN]
+    name = config.plan.executor
+    if name is None or name == BASE:
+        return
+    theirs = load_config(find_run(name))
+    pairs = [("env.suite", theirs.env.suite, config.env.suite)]
+    pairs += [(f"prompt.{x}", getattr(theirs.prompt, x), getattr(config.prompt, x)) for x in SHOWN]
     for what, found, expected in pairs:
         if found != expected:
             raise ConfigError(
                 f"plan.executor is {name}, trained with {what} {found}; expected {expected}, as "
                 "this run has it"
             )
+
+
+def _check_source(
+    name: pathlib.Path, suite: Suite, prompter: Prompter, source: RunComponents
+) -> None:
+    """Refuse an executor that would not know where it is, or what its tokens mean.
+
+    Raises:
+      ConfigError: names what differs.
+    """
+    if source.suite.name != suite.name:
+        raise ConfigError(
+            f"plan.executor is {name}, trained on the suite {source.suite.name}; expected "
+            f"{suite.name}, as this run has it"
+        )
     if source.prompter.tokenizer.get_vocab() != prompter.tokenizer.get_vocab():
         raise ConfigError(
             f"plan.executor is {name}, whose vocabulary is not this run's; expected the same: "
@@ -107,7 +125,7 @@ def hash_params(params: Params) -> str:
 
 
 def hold_executor(
-    folder: pathlib.Path, source: str, executor: Executor | None, policy: Params, *, writes: bool
+    folder: pathlib.Path, source: object, executor: Executor | None, policy: Params, *, writes: bool
 ) -> None:
     """Record the executor's weights, or hold them against the record: they are never to move.
 
@@ -126,7 +144,7 @@ def hold_executor(
     path, found = folder / EXECUTOR, hash_params(executor.find_params(policy))
     if not path.exists():
         if writes:
-            write_json(path, {"source": source, "sha256": found})
+            write_json(path, {"source": str(source), "sha256": found})
         return
     recorded = read_json(path, cure="restore it from a copy").get("sha256")
     if recorded != found:

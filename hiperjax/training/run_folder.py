@@ -13,6 +13,7 @@ from hiperjax.config import MeshConfig, ModelConfig, RunConfig
 from hiperjax.files import DamagedFile, is_unicode, new_folder, read_json, write_json
 from hiperjax.models.generation import GENERATION, describe_generation, read_token_ids
 from hiperjax.models.transformer import TransformerConfig
+from hiperjax.planning_options import BASE
 from hiperjax.training.record_files import CONFIG, CURE
 
 TOKENIZER, CHECKPOINTS = "tokenizer", "checkpoints"
@@ -56,7 +57,7 @@ def resolve_paths(config: RunConfig) -> RunConfig:
         changes = {}
         for field in dataclasses.fields(part):
             value = getattr(part, field.name)
-            named = str(value).startswith(AGENT_PREFIX)
+            named = str(value).startswith(AGENT_PREFIX) or value == BASE
             if isinstance(value, pathlib.Path) and field.name != "out" and not named:
                 changes[field.name] = value.expanduser().absolute()
             elif dataclasses.is_dataclass(value):
