@@ -2,6 +2,7 @@
 decision to switch costs."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ from helpers.small_runs import BASE
 
 from hiperjax.acting.blocks import ABSENT
 from hiperjax.config import ConfigError, CreditConfig, CriticConfig, PpoConfig
+from hiperjax.learning.credit.registry import assign_credit, find_estimator
 from hiperjax.learning.credit.shaping import charge_switches
+from hiperjax.learning.credit.tokens import prepare_batch
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.minibatches import count_minibatch
 from hiperjax.learning.objectives import policy_objective
@@ -56,11 +59,22 @@ def make_learner(**credit):
     )
 
 
-def prepare(**credit):
-    learner = make_learner(**credit)
+@functools.cache
+def assigned():
+    """Scores and the estimators' inputs, once for all tests."""
+    learner = make_learner()
     state = learner.init(jax.tree.map(jnp.copy, POLICY), jax.random.key(1))
     scores = learner.score(state, BATCH, FINAL, np.int32(BATCH.count))
-    return learner.assign(state, BATCH, scores)[1]
+    return scores, learner.assign(state, BATCH, scores)[2]
+
+
+def prepare(estimator="hae", *, switch_cost=0.0, whitening="standard", train="all"):
+    scores, inputs = assigned()
+    credit = assign_credit(estimator, inputs, bootstrap="proper", switch_cost=switch_cost)
+    return prepare_batch(
+        credit, inputs, BATCH, scores, hierarchical=find_estimator(estimator).hierarchical,
+        whitening=whitening, weights=(1.0, 1.0, 1.0), train=train,
+    )  # fmt: skip
 
 
 def touched(prepared):
@@ -97,7 +111,7 @@ def mark(level, *, flat):
 @pytest.mark.parametrize("estimator", ["hae", "flat_gae"])
 def test_exactly_the_tokens_of_the_level_have_a_gradient(estimator):
     flat = estimator == "flat_gae"
-    found = {x: touched(prepare(estimator=estimator, train=x))
+    found = {x: touched(prepare(estimator, train=x))
              for x in ("all", "planner", "executor")}  # fmt: skip
     for level, tokens in found.items():
         np.testing.assert_array_equal(tokens, mark(level, flat=flat), level)
@@ -122,11 +136,12 @@ def test_a_switch_is_charged_where_it_was_decided():
 
 
 def test_the_price_of_a_switch_reaches_the_learner():
-    free, paid = prepare(whitening="none"), prepare(whitening="none", switch_cost=0.25)
-    gap = np.asarray(free.advantage - paid.advantage)
-    switched = np.asarray(free.switch_tokens) & np.asarray(free.switched & free.chose)[..., None]
-    np.testing.assert_allclose(gap, 0.25 * (switched & np.asarray(free.loss_mask)), atol=1e-6)
-    assert switched.any()
+    inputs = assigned()[1]
+    free, paid = (make_learner(switch_cost=cost).credit_of(inputs) for cost in (0.0, 0.25))
+    decided = np.asarray(inputs.boundary & free.mask_term)
+    decided[:, 0] = False
+    np.testing.assert_allclose(free.adv_term - paid.adv_term, 0.25 * decided, atol=1e-6)
+    assert decided.any()
 
 
 def test_where_nobody_decides_to_switch_a_price_of_it_is_refused():
