@@ -363,8 +363,10 @@ class RunConfig:
     seed: int = 1
     """Seed of everything: weights, games, sampling, minibatches."""
     init: pathlib.Path | None = None
-    """Run folder whose starting policy to start from, instead of imitating again; with
-    imitation.steps 0, imitation.rounds go on from it."""
+    """Run folder whose policy to start from, instead of imitating again; with imitation.steps 0,
+    imitation.rounds go on from it."""
+    init_state: Literal["start", "best", "last"] = "start"
+    """Which of its states: before its first iteration, the best evaluated, or the newest."""
     iterations: int = 150
     """Iterations (collect + update) after imitation."""
     target: float | None = None

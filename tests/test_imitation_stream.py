@@ -21,8 +21,9 @@ from hiperjax.learning.imitation import split_steps
 from hiperjax.learning.layout import split_windows
 from hiperjax.learning.packing import pack_windows
 from hiperjax.models.tokenizers import train_tokenizer
+from hiperjax.presets import PRESETS
 from hiperjax.stop import REQUEST
-from hiperjax.training import streamed_imitation
+from hiperjax.training import build, streamed_imitation
 from hiperjax.training.build import restore_run
 from hiperjax.training.components import RunComponents
 from hiperjax.training.console import Progress
@@ -225,3 +226,16 @@ def test_loops_are_counted():
     assert ends_in_loop(looping) and not ends_in_loop(wandering)
     assert not ends_in_loop(act("abc" * 10, success=True)) and not ends_in_loop(act("abc"))
     assert loop_share([looping, wandering]) == 0.5
+
+
+def test_the_vocabulary_knows_what_a_refused_command_is_answered():
+    """With mistakes among the demonstrations; else the agent reads it as an unknown word."""
+    config = PRESETS["household-tiny"][1]
+    suite = make_suite("household")
+    known = {}
+    for share in (0.0, 0.3):
+        imitation = dataclasses.replace(config.imitation, mistakes=share)
+        changed = dataclasses.replace(config, imitation=imitation)
+        tokenizer = build.build_tokenizer(changed, suite, None)
+        known[share] = tokenizer.unk_token_id not in tokenizer.encode("nothing happens")
+    assert known == {0.0: False, 0.3: True}

@@ -142,14 +142,14 @@ def test_a_folder_that_holds_a_run_is_not_trained_over(finished):
     assert (finished / METRICS).read_bytes() == before
 
 
-def test_another_run_can_start_from_this_ones_start(finished, tmp_path):
-    config = dataclasses.replace(small(tmp_path / "next"), init=finished, iterations=0)
-    folder = train(config)
-    start = restore_run(finished, "start")[1].policy
-    for a, b in zip(
-        jax.tree.leaves(restore_run(folder, "last")[1].policy), jax.tree.leaves(start), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
+def test_another_run_can_start_from_this_ones_start_or_end(finished, tmp_path):
+    small_one = dataclasses.replace(small(tmp_path), init=finished, iterations=0)
+    for which in ("start", "last"):
+        folder = train(dataclasses.replace(small_one, init_state=which, out=tmp_path / which))
+        source = restore_run(finished, which)[1].policy
+        found = restore_run(folder, "last")[1].policy
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(source), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,9 @@ def build_tokenizer(config: RunConfig, suite: Suite, folder: pathlib.Path | None
     if brought is not None:
         return load_tokenizer(brought)
     renderer = make_run_renderer(config, suite)
-    demos = play_expert(config, suite, VOCABULARY_EPISODES, noise=0.2, seed=0)
+    demos = play_expert(
+        config, suite, VOCABULARY_EPISODES, noise=0.2, mistakes=config.imitation.mistakes, seed=0
+    )
     grown = config.prompt.window != "turn"
     texts = (text for demo in demos for text in list_texts(renderer, demo, grown=grown))
     words = (*suite.hints.words, *((TRIED,) if config.prompt.mark_tried else ()))

@@ -1,4 +1,4 @@
-"""The policy that reinforcement learning starts from: imitation, or another run's start."""
+"""The policy that reinforcement learning starts from: imitation, or one of another run's."""
 
 import contextlib
 from typing import NamedTuple
@@ -47,7 +47,9 @@ def warm_start(run: Run) -> None:
     """
     config, c, policy = run.components.config, run.components.config.imitation, run.state.policy
     if config.init is not None:
-        source, state = restore_run(config.init, "start", config.mesh, accept_changed_prompt=True)
+        source, state = restore_run(
+            config.init, config.init_state, config.mesh, accept_changed_prompt=True
+        )
         policy = run.components.adopt(state.policy, source.model)
     imitates = c.steps > 0 if config.init is None else c.steps == 0 and c.rounds > 0
     if imitates:
