@@ -9,6 +9,7 @@ import pathlib
 from typing import Literal
 
 from hiperjax.estimator_options import EstimatorOptions
+from hiperjax.judging_options import JudgeConfig
 from hiperjax.planning_options import PlanConfig
 
 Projection = Literal["q", "k", "v", "o", "gate", "up", "down"]
@@ -37,10 +38,11 @@ class EnvConfig:
     """WebShop profile: ours, or the original's quirks."""
     max_turns: int | None = None
     """Turn limit of an episode; none means the suite's usual one."""
-    backend: Literal["inline", "process", "ray"] = "inline"
-    """Where environments run: in this process, in worker processes, or in Ray actors."""
+    backend: Literal["inline", "threads", "process", "ray"] = "inline"
+    """Where environments run: in this process, in its threads (for worlds that wait), in worker
+    processes, or in Ray actors."""
     num_workers: int = 2
-    """Worker processes or actors, for the backends that have them."""
+    """Threads, worker processes or actors, for the backends that have them."""
     step_timeout: float = 60.0
     """Seconds that one step or reset of an environment may take; past it the worker is replaced and
     its episodes are lost. 0: no limit. backend inline has none: it cannot stop what runs in it."""
@@ -225,6 +227,10 @@ class CreditConfig(EstimatorOptions):
     train: Literal["all", "planner", "executor"] = "all"
     """Whose tokens are in the loss: switch and subgoal blocks (planner), action blocks (executor),
     all. Both are one network: what is not in the loss still moves with it."""
+    checklist_reward: Literal["off", "replace", "add", "potential"] = "off"
+    """What the task's checklist pays, of at most 1 per episode (times reward_scale): nothing; its
+    criteria as they are satisfied, in place of the environment's reward or beside it; or beside it
+    as a potential, which leaves the best policy what it is."""
     whitening: Literal["standard", "scale", "none"] = "standard"
     """Each stream over its own turns: to mean 0 and spread 1, spread only, or not at all."""
     weight_low: float = 1.0
@@ -384,6 +390,7 @@ class RunConfig:
     imitation: ImitationConfig = ImitationConfig()
     credit: CreditConfig = CreditConfig()
     critic: CriticConfig = CriticConfig()
+    judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
     ppo: PpoConfig = PpoConfig()
     eval: EvalConfig = EvalConfig()
     track: TrackConfig = TrackConfig()

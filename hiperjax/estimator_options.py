@@ -48,3 +48,6 @@ class EstimatorOptions:
     """graphgpo: decay per step of distance to the goal."""
     success_reward: float = 10.0
     """graphgpo, g2po: value of the goal; beacon: of a milestone."""
+    checklist_latch: bool = False
+    """checklist_...: a criterion that held before all it depends on had held pays when that is
+    complete; else, as published, it never pays."""

@@ -89,10 +89,25 @@ def example_inputs(
         success=rng.random(episodes) < 0.5, group_id=rng.permutation(episodes) % (episodes // 2),
         state_id=rng.integers(0, 4, shape), final_state_id=rng.integers(0, 4, episodes),
         malformed=flags(0.2), num_reply_tokens=rng.integers(1, 9, shape), milestone=flags(0.3),
+        **_example_checklist(rng, shape),
         v_token=numbers(reply), reply_mask=rng.random((*shape, reply)) < 0.8,
     )  # fmt: skip
     inputs = CreditInputs(**fields, **heads, **tails)
     return jax.tree.map(jnp.asarray, inputs)
+
+
+def _example_checklist(rng: np.random.Generator, shape: tuple[int, int], items: int = 3) -> dict:
+    """Criteria of two requests, each of which depends on the one before or on none."""
+    episodes, _ = shape
+    weight = rng.random((episodes, items)) + 0.1
+    weight[:, -1] = np.where(rng.random(episodes) < 0.3, 0.0, weight[:, -1])
+    depends = np.zeros((episodes, items, items), bool)
+    depends[:, 1:, :-1] = np.eye(items - 1, dtype=bool) & (rng.random((episodes, 1, 1)) < 0.6)
+    request = np.sort(rng.integers(0, 2, shape), axis=1)
+    return dict(
+        satisfied=rng.random((*shape, items)) < 0.4, item_weight=weight.astype(np.float32),
+        item_depends=depends, item_request=rng.integers(0, 2, (episodes, items)), request=request,
+    )  # fmt: skip
 
 
 def _require(holds: Any, estimator: Estimator, message: str) -> None:
@@ -173,8 +188,8 @@ def _check_padding(
     b, t = inputs.mask.shape
     rng = np.random.default_rng(1)
 
-    def pad(x: Any) -> Any:
-        grid = x.ndim > 1
+    def pad(name: str, x: Any) -> Any:
+        grid = x.ndim > 1 and not name.startswith("item_")
         width = [(0, 2)] + [(0, 2)] * grid + [(0, 0)] * (x.ndim - 2)
         padded = np.pad(np.asarray(x), width)
         dead = np.ones(padded.shape[: 1 + grid], bool)
@@ -183,7 +198,7 @@ def _check_padding(
         padded[dead] = np.where(padded.dtype.kind == "f", np.nan, junk)[dead].astype(padded.dtype)
         return jnp.asarray(padded)
 
-    padded = jax.tree.map(pad, inputs)
+    padded = CreditInputs(**{name: pad(name, x) for name, x in inputs._asdict().items()})
     live = np.zeros((b + 2, t + 2), bool)
     live[:b, :t] = inputs.mask
     found = function(padded._replace(mask=jnp.asarray(live)))

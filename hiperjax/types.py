@@ -11,7 +11,8 @@ This module never imports jax: environment workers import it before XLA wakes.
 
 import dataclasses
 import enum
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -36,6 +37,21 @@ class Ending(enum.Enum):
     """The turn limit cut the episode: the state after the last turn still has a value."""
 
 
+ActionMode = Literal["listed", "free", "tools"]
+"""What an action is: one of the commands listed; any text that the world understands; a call of one
+of the world's tools."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tool:
+    """Something that an agent may call, in the terms of the Model Context Protocol."""
+
+    name: str
+    description: str
+    schema: Mapping[str, Any]
+    """JSON schema of its arguments, an object; their order is that of `properties`"""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Observation:
     """What the agent may see at one turn."""
@@ -50,6 +66,40 @@ class Observation:
     """The opening of `text` that stays whole when an overlong prompt is cut."""
     tried: frozenset[str] = frozenset()
     """Commands of the episode so far, where the prompt is to mark them; no world sets it."""
+    request: int = 0
+    """Which of the task's requests is open, where a task makes several, from 0."""
+    tools: tuple[Tool, ...] = ()
+    """What may be called now, where actions are calls."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Criterion:
+    """One fact about an episode, which holds or does not: one, so that a judge can tell."""
+
+    name: str
+    question: str
+    """what a judge is asked, to be answered by yes or no"""
+    weight: float
+    """share of its request's reward; the weights of a request sum to 1"""
+    depends: tuple[str, ...] = ()
+    """criteria that must have held before it pays"""
+    request: int = 0
+    """which of the task's requests it belongs to, from 0"""
+    strict: bool = False
+    """the next request is made only once it holds"""
+    gate: bool = False
+    """an episode that ends without it scores 0"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Checklist:
+    """What is to hold in the course of an episode. No prompt ever shows it."""
+
+    items: tuple[Criterion, ...]
+
+    @property
+    def num_requests(self) -> int:
+        return 1 + max(item.request for item in self.items)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,6 +139,8 @@ class PromptHints:
     """Regular expression (the dot matches line breaks) of what brief prompts leave out of texts."""
     unstarred: tuple[str, ...] = ()
     """Words of tasks that name nothing worth pointing out in observations and commands."""
+    actions: ActionMode = "listed"
+    """What an action is in this world."""
     phrases: tuple[str, ...] = ("go to", "arrive at", "pick up", "nothing happens")
     """Runs of words that a tokenizer trained on the world makes one token."""
     words: tuple[str, ...] = ()
@@ -147,6 +199,10 @@ class Turn:
     given: int = 0
     """Reply tokens, from the first, that were written for the policy: a switch block decided by a
     rule. They are in the context, have no log-prob and count in no loss."""
+    satisfied: frozenset[str] = frozenset()
+    """Criteria that hold after the turn, where somebody tells."""
+    request: int = 0
+    """Which of the task's requests the turn was taken at."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -164,7 +220,14 @@ class Trajectory:
     final_observation: str = ""
     """Raw observation after the last action."""
     score: float | None = None
-    """The suite's own score in [0, 1], where it has one; an episode cut short scores 0."""
+    """The suite's own score in [0, 1], where it has one; an episode cut short scores 0, unless the
+    world scores it."""
+    task: str = ""
+    """The instruction."""
+    checklist: Checklist | None = None
+    """What was to hold, where the run rewards that."""
+    judged: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Numbers that a judge gave the whole episode, by name."""
 
     def __post_init__(self) -> None:
         if not self.turns:
@@ -245,6 +308,16 @@ class TurnGrid(NamedTuple):
     """turns whose action reached a part of the goal for the first time"""
     final_row: Int[Any, " B"]
     """row of the state after a truncated episode, where rows hold such states; else 0"""
+    satisfied: Bool[Any, "B T C"] | None = None
+    """criteria that hold after each turn; this and the next four where tasks have checklists"""
+    item_weight: Float[Any, "B C"] | None = None
+    """of each criterion; 0 where there is none"""
+    item_depends: Bool[Any, "B C C"] | None = None
+    """the first of two criteria depends on the second"""
+    item_request: Int[Any, "B C"] | None = None
+    """request that each criterion belongs to"""
+    request: Int[Any, "B T"] | None = None
+    """request that each turn was taken at"""
 
 
 class FinalPrompts(NamedTuple):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hiperjax.config import ConfigError, ModelConfig, PromptConfig, RunConfig
+from hiperjax.judging_options import JudgeConfig
 from hiperjax.planning_options import BASE
 
 
@@ -135,6 +136,14 @@ RANGES: dict[str, Range] = {
     "critic.warmup_epochs": COUNT_OR_NONE,
     "critic.value_clip": POSITIVE,
     "critic.coefficient": WEIGHT,
+    "judge.concurrency": COUNT,
+    "judge.timeout": POSITIVE,
+    "judge.retries": COUNT_OR_NONE,
+    "judge.attempts": COUNT,
+    "judge.max_tokens": COUNT,
+    "judge.transcript_length": COUNT,
+    "judge.flip": SHARE,
+    "judge.max_failure_rate": SHARE,
     "ppo.learning_rate": RATE,
     "ppo.learning_rate_end": SHARE,
     "ppo.warmup_steps": COUNT_OR_NONE,
@@ -223,6 +232,7 @@ def validate(config: RunConfig) -> RunConfig:
     _check_windows(config.prompt)
     _check_boundaries(config)
     _check_executor(config)
+    _check_judge(config.judge)
     _require(bool(config.eval.splits), "eval.splits is empty; expected at least one split")
     m = config.mesh
     for name in ("data", "fsdp", "tensor"):
@@ -323,6 +333,14 @@ def _check_executor(config: RunConfig) -> None:
     )
     single = (m.data, m.fsdp, m.tensor) == (1, 1, 1) and not (m.distributed or m.coordinator)
     _require(single, f"mesh is {m} {where}; expected one process and one device")
+
+
+def _check_judge(j: JudgeConfig) -> None:
+    _require(
+        (j.kind == "callable") == bool(j.function),
+        f"judge.kind is {j.kind}, judge.function {j.function!r}; expected a function exactly where "
+        "the judge is a callable",
+    )
 
 
 def _check_windows(t: PromptConfig) -> None:

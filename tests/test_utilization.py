@@ -53,15 +53,15 @@ def test_copies_of_the_prefix_are_recomputed_work():
     assert sum(plain) == sum(shared)
 
 
-@given(st.lists(st.floats(0, 9), min_size=7, max_size=7))
+@given(st.lists(st.floats(0, 9), min_size=8, max_size=8))
 def test_seconds_sum_to_the_whole(amounts):
     clocked = dict(zip(CLOCKED, amounts, strict=False))
-    device = {"rollout": amounts[5], "update": amounts[6]}
+    device = {"rollout": amounts[6], "update": amounts[7]}
     slots = count_rollout(STATS) | {"score": Slots(useful=3, row_pad=1), "update": Slots(6)}
     books = build_ledger(slots, clocked, device)
     np.testing.assert_allclose(sum(books.seconds.values()), sum(amounts), atol=1e-9)
     assert set(books.seconds) == {*KINDS, *CLOCKED}
-    assert books.seconds["row_pad"] == pytest.approx(amounts[5] * 10 / 150 + amounts[6] / 10)
+    assert books.seconds["row_pad"] == pytest.approx(amounts[6] * 10 / 150 + amounts[7] / 10)
     text = render([books, books])
     assert "together" in text and all(kind in text for kind in books.seconds)
     assert books.metrics()["waste/decode_dead"] == 0.2

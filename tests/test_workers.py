@@ -182,7 +182,7 @@ def test_a_step_without_a_reset_is_a_bug_of_the_caller(fragile):
 
 
 def test_unknown_backends_and_empty_pools_are_refused(fragile):
-    with pytest.raises(ValueError, match=r"'threads'.*inline"):
-        make_workers(fragile, backend="threads")
+    with pytest.raises(ValueError, match=r"'fibers'.*inline"):
+        make_workers(fragile, backend="fibers")
     with pytest.raises(ValueError, match="num_workers: found 0"):
         make_workers(fragile, backend="process", num_workers=0)

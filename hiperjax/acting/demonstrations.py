@@ -14,11 +14,11 @@ from hiperjax.acting.pieces import build_pieces
 from hiperjax.acting.prompts import Prompter
 from hiperjax.acting.renderers import PastTurn, Renderer
 from hiperjax.acting.windows import WindowWriter
-from hiperjax.envs.base import Decision, Expert, Step, Suite
+from hiperjax.envs.base import Decision, Expert, Outcome, Step, Suite
 from hiperjax.envs.border import describe_error
 from hiperjax.envs.workers import EnvFailure, EnvWorkers, InlineWorkers, make_workers
 from hiperjax.stop import REQUEST
-from hiperjax.types import Blocks, Observation, Trajectory
+from hiperjax.types import Blocks, Ending, Observation, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Demonstration:
     """what was done: its action, or a mistake"""
     steps: tuple[Step, ...]
     """what each action led to"""
+    outcome: Outcome | None = None
+    """what the world said of the episode when it was over"""
 
     @property
     def observations(self) -> tuple[Observation, ...]:
@@ -157,8 +159,12 @@ def _demonstrate_one(
         steps.append(step)
         observation = step.observation
         if step.terminated or step.truncated or len(steps) >= max_turns:
-            kept = (decisions, actions, steps)
-            return Demonstration(suite, task_id, opening, *map(tuple, kept))
+            ending = Ending.TERMINATED if step.terminated else Ending.TRUNCATED
+            (outcome,) = workers.score([0], [ending])
+            if isinstance(outcome, EnvFailure):
+                return outcome
+            kept = map(tuple, (decisions, actions, steps))
+            return Demonstration(suite, task_id, opening, *kept, outcome)
 
 
 def _past(demo: Demonstration, turn: int) -> list[PastTurn]:
@@ -301,6 +307,7 @@ def _transcribe_one(prompter: Prompter, pieces: Sequence[bytes], demo: Demonstra
             prompt.ids, ids, unsampled, blocks, step, opens=prompt.opens, counts=not mistake
         )
         writer.note_reply(ids, blocks)
+    episode.note_outcome(demo.outcome)
     if episode.terminated:
         return episode.finish(None)
     final = writer.write(episode.observation, episode.past, episode.subgoal)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hiperjax.acting.renderers import PastTurn
-from hiperjax.envs.base import Step, Suite
+from hiperjax.envs.base import Outcome, Step, Suite
 from hiperjax.types import Blocks, Ending, Observation, Trajectory, Turn
 
 
@@ -60,6 +60,8 @@ class EpisodeRecorder:
                 opens=opens,
                 counts=counts,
                 given=given,
+                satisfied=step.satisfied,
+                request=seen.request,
             )
         )
         self.past.append(PastTurn(len(self.turns), seen.text, blocks.action))
@@ -76,6 +78,24 @@ class EpisodeRecorder:
     def terminated(self) -> bool:
         """Whether the last state is terminal: no value is read there, so no prompt is needed."""
         return self.last is not None and self.last.terminated
+
+    @property
+    def ending(self) -> Ending:
+        """Why it ended, now that it is over."""
+        return Ending.TERMINATED if self.terminated else Ending.TRUNCATED
+
+    def note_outcome(self, outcome: Outcome | None) -> None:
+        """Take in what the world says of the episode, now that it is over."""
+        if outcome is None or self.last is None:
+            return
+        last, turn = self.last, self.turns[-1]
+        satisfied = last.satisfied if outcome.satisfied is None else outcome.satisfied
+        reward = turn.reward + float(outcome.reward)
+        self.turns[-1] = dataclasses.replace(turn, reward=reward, satisfied=satisfied)
+        self.last = last._replace(
+            score=last.score if outcome.score is None else outcome.score,
+            success=last.success if outcome.success is None else outcome.success,
+        )
 
     def finish(
         self, final_prompt_ids: Sequence[int] | None, *, final_opens: bool = True
@@ -95,8 +115,9 @@ class EpisodeRecorder:
         final = None if final_prompt_ids is None else np.asarray(final_prompt_ids, np.int32)
         return Trajectory(
             task_id=self.task_id,
+            task=self.last.observation.task,
             turns=tuple(self.turns),
-            ending=Ending.TERMINATED if self.terminated else Ending.TRUNCATED,
+            ending=self.ending,
             success=bool(self.last.success),
             score=(self.last.score or 0.0) if self.suite.reports_scores else None,
             final_prompt_ids=final,

@@ -18,7 +18,8 @@ from hiperjax.acting.demonstrations import demonstrate, transcribe
 from hiperjax.acting.prompts import Prompter
 from hiperjax.envs.base import Suite
 from hiperjax.envs.parent import end_with_parent
-from hiperjax.envs.workers import CLOSE_SECONDS, POLL_SECONDS, EnvFailure
+from hiperjax.envs.remotes import CLOSE_SECONDS, POLL_SECONDS
+from hiperjax.envs.workers import EnvFailure
 from hiperjax.stop import REQUEST
 from hiperjax.types import Trajectory
 

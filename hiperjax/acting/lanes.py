@@ -107,6 +107,11 @@ class Lane(Generic[Owner]):
     def busy(self) -> bool:
         return self.free < len(self.slots)
 
+    @property
+    def active(self) -> int:
+        """Slots with a reply to be written; the other owners are out in their worlds."""
+        return sum(slot is not None and slot.reply is None for slot in self.slots)
+
     def ask(self, owner: Owner, prompt: Sequence[int], *, number: int, turn: int) -> None:
         """Queue an owner's next prompt, in the slot it has or in a free one."""
         at = self._find(owner)
@@ -165,7 +170,7 @@ class Lane(Generic[Owner]):
             opening = sorted(first.values())
         self._in_groups(self._prefill, opening)
         self._in_groups(self._extend, [i for i in waiting if self._at(i).start])
-        if self.busy:
+        if self.active:
             self._decode()
 
     def _in_groups(self, begin: Callable[[list[int]], None], waiting: list[int]) -> None:
@@ -179,7 +184,7 @@ class Lane(Generic[Owner]):
         rows = self.shape.prefill_rows
         left = len(waiting) % rows
         late = waiting[len(waiting) - left :]
-        if len(self.slots) - self.free - left >= PATIENCE * rows and not (
+        if self.active - left >= PATIENCE * rows and not (
             self.shape.window and any(self._at(i).passed_over for i in late)
         ):
             waiting = waiting[: len(waiting) - left]
@@ -269,7 +274,7 @@ class Lane(Generic[Owner]):
         )  # fmt: skip
 
     def _decode(self) -> None:
-        owned = [slot for slot in self.slots if slot is not None]
+        owned = [slot for slot in self.slots if slot is not None and slot.reply is None]
         held = sum(slot.waiting for slot in owned)
         refill = max(1, min(self.shape.refill, len(owned) // 4) - held)
         reach = max(slot.context for slot in owned) + self.shape.reply
@@ -286,7 +291,7 @@ class Lane(Generic[Owner]):
 
     def harvest(self) -> list[tuple[Owner, np.ndarray, np.ndarray]]:
         """Wait for the chunk; every reply that is complete, with its owner and log-probs."""
-        if not self.busy:
+        if not self.active:
             return []
         s = self.state
         live, count, reply, steps = jax.device_get((s.live, s.count, s.reply, s.steps))
@@ -295,7 +300,7 @@ class Lane(Generic[Owner]):
         self._steps = int(steps)
         done = []
         for i, slot in enumerate(self.slots):
-            if slot is None or slot.waiting:
+            if slot is None or slot.waiting or slot.reply is not None:
                 continue
             ids = reply[i, : count[i]]
             stop = self.find_stop(ids.tolist(), slot.scanned)

@@ -20,7 +20,8 @@ from typing import Protocol, runtime_checkable
 
 from hiperjax.acting.blocks import KEEP_WORD, SWITCH_WORD, render_reply
 from hiperjax.entry_points import list_names, load_all
-from hiperjax.types import NO_HINTS, Observation, PromptHints
+from hiperjax.envs.calls import describe_tools
+from hiperjax.types import NO_HINTS, ActionMode, Observation, PromptHints
 
 ENTRY_POINT_GROUP = "hiperjax.renderers"
 NO_SUBGOAL = "None"
@@ -67,6 +68,20 @@ class Renderer(Protocol):
     def restore_action(self, action: str, admissible: Sequence[str]) -> str: ...
 
 
+_ACTION_RULES: Mapping[ActionMode, tuple[str, str]] = {
+    "listed": (
+        "one admissible action",
+        "One action, copied word for word from the admissible actions.",
+    ),
+    "free": ("one action", "One action, in words that the environment understands."),
+    "tools": (
+        "one call of a tool",
+        'One call of a tool, as JSON: {"name": NAME, "arguments": {NAME: VALUE, ...}}.',
+    ),
+}
+"""What stands for the action in the form of a reply, and the rule about it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ChatRenderer:
     """The prompt for language models. `role` says who the agent is in this world."""
@@ -79,7 +94,8 @@ class ChatRenderer:
 
     @property
     def prefix(self) -> str:
-        skeleton = render_reply(True, "a short-term subgoal", "one admissible action")
+        example, rule = _ACTION_RULES[self.hints.actions]
+        skeleton = render_reply(True, "a short-term subgoal", example)
         return (
             f"{self.role}\n\n"
             "You work towards the overall task through short-term subgoals. A subgoal is a small "
@@ -90,7 +106,7 @@ class ChatRenderer:
             f"1. {SWITCH_WORD} or {KEEP_WORD}. With no current subgoal, {SWITCH_WORD}.\n"
             f"2. The subgoal in force: on {KEEP_WORD} the current subgoal copied word for word, "
             f"on {SWITCH_WORD} a new one.\n"
-            "3. One action, copied word for word from the admissible actions.\n"
+            f"3. {rule}\n"
             f"The form is:\n{skeleton}\n\n"
         ) + write_example(self)
 
@@ -101,7 +117,10 @@ class ChatRenderer:
             parts.append(f"Steps taken so far: {past[-1].number}. The last {len(past)}:\n{lines}")
         parts.append(f"Current observation: {observation.text}")
         parts.append(f"Current subgoal: {subgoal or NO_SUBGOAL}")
-        parts.append(f"Admissible actions: {self._list(observation.admissible)}")
+        if self.hints.actions == "listed":
+            parts.append(f"Admissible actions: {self._list(observation.admissible)}")
+        elif observation.tools:
+            parts.append(f"Tools:\n{describe_tools(observation.tools)}")
         return "\n\n".join(parts)
 
     def _write_past(self, turn: PastTurn) -> str:
@@ -112,6 +131,10 @@ class ChatRenderer:
         parts = [f"Current observation: {observation.text}"]
         if subgoal is not None:
             parts.append(f"Current subgoal: {subgoal or NO_SUBGOAL}")
+        if self.hints.actions != "listed":
+            if observation.tools != opening.tools:
+                parts.append(f"The tools have changed. Tools:\n{describe_tools(observation.tools)}")
+            return "\n\n".join(parts)
         new, gone = (self._list(x) for x in list_changes(observation, opening))
         parts += [f"Now admissible too: {new}"] * (new != self._list(()))
         parts += [f"Not admissible now: {gone}"] * (gone != self._list(()))
@@ -210,7 +233,8 @@ class CompactRenderer:
                 parts += ["act", self.render_action(turn.action)]
         tried = observation.tried
         now, can = self._shorten(observation.text), self._list(observation.admissible, tried)
-        parts += ["now", _star(now, wanted), "can", _star(can, wanted)]
+        parts += ["now", _star(now, wanted)]
+        parts += ["can", _star(can, wanted)] * (self.hints.actions == "listed")
         return " ".join(part for part in parts if part)
 
     def extend(self, observation: Observation, opening: Observation, subgoal: str | None) -> str:

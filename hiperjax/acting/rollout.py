@@ -30,10 +30,11 @@ from hiperjax.acting.prompts import Prompter, PromptTooLong
 from hiperjax.acting.two_stage import Executor, Stage, make_lanes, prepare_engine
 from hiperjax.acting.windows import Prompt, WindowWriter
 from hiperjax.envs.base import Step, Suite
+from hiperjax.envs.inline import Answer, Method
 from hiperjax.envs.workers import EnvFailure, EnvWorkers
 from hiperjax.models.transformer import Params, TransformerConfig
 from hiperjax.stop import REQUEST
-from hiperjax.types import Blocks, Trajectory
+from hiperjax.types import Blocks, Observation, Trajectory
 
 ReplyParser = Callable[[PlayedEpisode, np.ndarray], Blocks]
 """An episode and the tokens of its next reply, given ones included -> what the reply says."""
@@ -129,11 +130,14 @@ class Rollout:
         """
         run = _Run(self, params, task_ids, key, temperature, top_p, first)
         started = time.perf_counter()
-        while run.queue or any(lane.busy for lane in run.lanes):
+        while run.queue or run.asked or any(lane.busy for lane in run.lanes):
             for lane in run.lanes:
                 REQUEST.check()
                 run.harvest(lane)
+                run.take(wait=False)
                 run.fill(lane)
+                run.take(wait=not run.writing)
+                run.shrink(lane)
                 run.measure("device", lane.run)
         if run.failures:  # whoever asks for a stop may have stopped the workers too
             REQUEST.check()
@@ -178,6 +182,20 @@ def _complete(
     return episode, np.concatenate([given, ids]), np.concatenate([unsampled, logprobs])
 
 
+@dataclasses.dataclass
+class _Asked:
+    """What the workers were asked for, and for whom."""
+
+    lane: Engine[PlayedEpisode]
+    method: Method
+    index: int
+    task_id: str
+    episode: PlayedEpisode | None = None
+    """None: it is being opened"""
+    reply: tuple[np.ndarray, np.ndarray, Blocks] | None = None
+    """tokens, log-probs and blocks of the reply that is acted on"""
+
+
 class _Run:
     """The state of one `collect`."""
 
@@ -198,6 +216,7 @@ class _Run:
         self.stats = RolloutStats()
         self.seconds: dict[str, float] = collections.defaultdict(float)
         self.seed = tuple(np.asarray(jax.random.key_data(key)).ravel().tolist())
+        rollout.workers.forget()
         shared = rollout.prompter.shared_prefix
         # Where contexts grow, episodes of one task share their opening.
         groups = rollout.shape.window > 0 and len(set(task_ids)) < len(task_ids)
@@ -220,6 +239,10 @@ class _Run:
             ),
         )
         self.env_slots = iter(range(len(task_ids)))
+        self.asked: dict[int, _Asked] = {}
+        """environment slot -> what it has not answered yet"""
+        self.writing = 0
+        """episodes whose reply is asked for and was not harvested yet"""
         self.free_env_slots: list[int] = []
 
     def _hand_over(self, episode: PlayedEpisode, ids: np.ndarray) -> Sequence[int] | None:
@@ -241,29 +264,60 @@ class _Run:
         self.seconds[name] += time.perf_counter() - started
         return result
 
-    def fill(self, lane: Engine) -> None:
-        """Open waiting episodes in the lane's free slots; with none waiting, let it shrink."""
-        while self.queue and lane.free:
-            count = min(lane.free, len(self.queue))
-            env_slots = [self.free_env_slots.pop() if self.free_env_slots else next(self.env_slots)
-                      for _ in range(count)]  # fmt: skip
-            taken = [(env_slot, *self.queue.popleft()) for env_slot in env_slots]
-            opened = self.measure(
-                "environment", self.r.workers.reset, env_slots, [task for _, _, task in taken]
+    def ask(self, method: Method, waiting: dict[int, _Asked], values: Sequence[Any]) -> None:
+        """Ask the workers something for environment slots."""
+        self.asked |= waiting
+        self.measure("environment", self.r.workers.ask, method, list(waiting), values)
+
+    def take(self, *, wait: bool) -> None:
+        """Go on with every episode whose environment has answered.
+
+        `wait`: for one of them at least, if any is to answer.
+        """
+        while taken := self.measure("environment", partial(self.r.workers.take, wait=wait)):
+            wait = False
+            for env_slot, answer in taken:
+                self._go_on(env_slot, self.asked.pop(env_slot), answer)
+
+    def _go_on(self, env_slot: int, asked: _Asked, answer: Answer) -> None:
+        lane, episode = asked.lane, asked.episode
+        if isinstance(answer, EnvFailure):
+            self.failures.append(answer)
+            self.free_env_slots.append(env_slot)
+            if episode is not None:
+                lane.release(episode)
+        elif isinstance(answer, Observation):
+            suite, writer = self.r.suite, WindowWriter(self.r.prompter)
+            episode = PlayedEpisode(
+                suite, asked.task_id, answer, index=asked.index, env_slot=env_slot, writer=writer
             )
-            for (env_slot, index, task_id), result in zip(taken, opened, strict=True):
-                if isinstance(result, EnvFailure):
-                    self.failures.append(result)
-                    self.free_env_slots.append(env_slot)
-                else:
-                    suite = self.r.suite
-                    writer = WindowWriter(self.r.prompter)
-                    episode = PlayedEpisode(
-                        suite, task_id, result, index=index, env_slot=env_slot, writer=writer
-                    )
-                    self._ask(lane, episode)
-        if not self.queue:
+            self._ask(lane, episode)
+        elif isinstance(answer, Step):
+            assert episode is not None and asked.reply is not None
+            self._record(asked, episode, *asked.reply, answer)
+        else:
+            assert episode is not None
+            self.free_env_slots.append(env_slot)
+            episode.note_outcome(answer)
+            self._finish(episode)
+
+    def fill(self, lane: Engine) -> None:
+        """Open waiting episodes in the lane's free slots."""
+        count = min(lane.free - self._count_opening(lane), len(self.queue))
+        waiting: dict[int, _Asked] = {}
+        for _ in range(count):
+            env_slot = self.free_env_slots.pop() if self.free_env_slots else next(self.env_slots)
+            waiting[env_slot] = _Asked(lane, "reset", *self.queue.popleft())
+        if waiting:
+            self.ask("reset", waiting, [asked.task_id for asked in waiting.values()])
+
+    def shrink(self, lane: Engine) -> None:
+        """Where no episode will come any more, drop the lane's free slots."""
+        if not self.queue and not self._count_opening(lane):
             lane.shrink()
+
+    def _count_opening(self, lane: Engine) -> int:
+        return sum(a.lane is lane and a.episode is None for a in self.asked.values())
 
     def _write(self, episode: PlayedEpisode) -> Prompt:
         prompt = episode.writer.write(episode.observation, episode.past, episode.subgoal)
@@ -287,29 +341,27 @@ class _Run:
             return
         number, turn, episode.planned = episode.index, len(episode.turns), None
         episode.given = self.r.boundaries.decide(episode, seed=self.seed, number=number)
+        self.writing += 1
         ask = lane.ask if prompt.opens else lane.ask_more
         ask(episode, [*prompt.ids, *episode.given.ids], number=number, turn=turn)
 
     def harvest(self, lane: Engine) -> None:
-        """Take finished replies, step their environments, ask for their next turns."""
-        replies = [_complete(*drawn) for drawn in self.measure("device", lane.harvest)]
-        parsed = [self.r.read_reply(episode, ids) for episode, ids, _ in replies]
-        results = self.measure(
-            "environment",
-            self.r.workers.step,
-            [episode.env_slot for episode, _, _ in replies],
-            [blocks.action for blocks in parsed],
-        )
-        for (episode, ids, logprobs), blocks, result in zip(replies, parsed, results, strict=True):
-            if isinstance(result, EnvFailure):
-                self.failures.append(result)
-                self._leave(lane, episode)
-            else:
-                self._record(lane, episode, ids, logprobs, blocks, result)
+        """Take finished replies and act on them in their environments."""
+        waiting: dict[int, _Asked] = {}
+        for drawn in self.measure("device", lane.harvest):
+            episode, ids, logprobs = _complete(*drawn)
+            self.writing -= 1
+            reply = ids, logprobs, self.r.read_reply(episode, ids)
+            waiting[episode.env_slot] = _Asked(
+                lane, "step", episode.index, episode.task_id, episode, reply
+            )
+        actions = [asked.reply[2].action for asked in waiting.values() if asked.reply is not None]
+        if waiting:
+            self.ask("step", waiting, actions)
 
     def _record(
         self,
-        lane: Engine,
+        asked: _Asked,
         episode: PlayedEpisode,
         ids: np.ndarray,
         logprobs: np.ndarray,
@@ -324,10 +376,11 @@ class _Run:
         episode.record(prompt.ids, ids, logprobs, blocks, step, opens=prompt.opens, given=given)
         episode.writer.note_reply(ids, blocks)
         if episode.is_over(self.r.max_turns):
-            self._leave(lane, episode)
-            self._finish(episode)
+            asked.lane.release(episode)
+            waiting = dataclasses.replace(asked, method="score", reply=None)
+            self.ask("score", {episode.env_slot: waiting}, [episode.ending])
         else:
-            self._ask(lane, episode)
+            self._ask(asked.lane, episode)
 
     def _finish(self, episode: PlayedEpisode) -> None:
         final, opens = None, True

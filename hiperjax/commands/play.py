@@ -8,7 +8,7 @@ from hiperjax.acting.collector import RolloutResult
 from hiperjax.commands.arguments import Data, Games, Positional, UsageError
 from hiperjax.commands.terminal import Recorded, Recording, play
 from hiperjax.envs.base import Suite
-from hiperjax.envs.registry import make_suite, parse_options
+from hiperjax.envs.registry import SuiteError, make_suite, parse_options
 from hiperjax.random_keys import Stream, derive_key
 from hiperjax.training.build import restore_run
 from hiperjax.training.samples import render_trajectory
@@ -74,6 +74,8 @@ def play_suite(
     name = suite or "household"
     world = make_suite(name, **given, **parse_options(name, options))
     task_id = pick_task(world, split, number)
+    if expert and not world.has_expert:
+        raise SuiteError(f"suite {world.name} has no scripted expert; play it without --expert")
     player = world.make_expert(seed=0) if expert else None
     if recording is not None:
         kept = Recording.load(recording)

@@ -1,1 +1,5 @@
-"""The worlds: text in, text out. Nothing here imports jax."""
+"""Text worlds: the contract, our own, and the adapter for other people's."""
+
+from hiperjax.envs.adapters.world import adapt
+
+__all__ = ["adapt"]

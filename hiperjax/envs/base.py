@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hiperjax.types import NO_HINTS, ExampleTurn, Observation, PromptHints
+from hiperjax.types import NO_HINTS, Checklist, Ending, ExampleTurn, Observation, PromptHints
 
 
 class Step(NamedTuple):
@@ -28,11 +28,31 @@ class Step(NamedTuple):
     score: float | None = None
     """The world's own score of the episode in [0, 1], at its last step, where it has scores."""
     info: Mapping[str, Any] = {}
-    """Whatever else the world says; this program reads only the fields above."""
+    """Whatever else the world says; this program reads only the other fields."""
+    satisfied: frozenset[str] = frozenset()
+    """Names of the criteria of the task's checklist that hold now, where the world verifies them.
+    None of them holds when a task is opened."""
+
+
+class Outcome(NamedTuple):
+    """What a world says of an episode that is over."""
+
+    score: float | None = None
+    """The world's own score of the episode in [0, 1]; None: the last step's."""
+    reward: float = 0.0
+    """Added to the reward of the last turn."""
+    satisfied: frozenset[str] | None = None
+    """Criteria that hold at the end; None: as of the last step."""
+    success: bool | None = None
+    """Whether the task is done; None: as of the last step."""
 
 
 class TextEnv(abc.ABC):
-    """One episode at a time of a text world; deterministic given the task."""
+    """One episode at a time of a text world; deterministic given the task.
+
+    `reset`, `step` and `score` may be coroutine functions: they run on an event loop that all
+    environments of a process share.
+    """
 
     @abc.abstractmethod
     def reset(self, task_id: str) -> Observation:
@@ -41,6 +61,13 @@ class TextEnv(abc.ABC):
     @abc.abstractmethod
     def step(self, action: str) -> Step:
         """Act. Any string is a legal argument: what the world does not understand is a no-op."""
+
+    def score(self, ending: Ending) -> Outcome | None:
+        """What the episode comes to; asked once, whatever ended it, the turn limit included.
+
+        By default nothing is added to what the last step said.
+        """
+        return None
 
     def close(self) -> None:  # noqa: B027 - most worlds hold nothing
         """Release what the environment holds."""
@@ -87,6 +114,12 @@ class Suite(abc.ABC):
     """Whether the `score` of a last step is set; an episode cut short scores 0."""
     reports_milestones: bool = False
     """Whether the `milestone` of a step means anything."""
+    reports_criteria: bool = False
+    """Whether tasks have checklists whose criteria the `satisfied` of a step verifies."""
+    has_expert: bool = True
+    """Whether `make_expert` makes one; without, a policy cannot start by imitation."""
+    max_concurrency: int | None = None
+    """Environments that may be busy at one time (backend threads); None: any number."""
 
     @abc.abstractmethod
     def tasks(self, split: str) -> Sequence[str]:
@@ -95,6 +128,10 @@ class Suite(abc.ABC):
     @abc.abstractmethod
     def task_type(self, task_id: str) -> str:
         """The kind of task, for tables per type."""
+
+    def checklist(self, task_id: str) -> Checklist | None:
+        """What is to hold in the course of a task, none of it at the start; None: nobody says."""
+        return None
 
     def is_admissible(self, action: str, observation: Observation) -> bool:
         """Whether the world understands an action now; by default, whether it is listed.
@@ -128,6 +165,10 @@ class Suite(abc.ABC):
     def make_env(self) -> TextEnv:
         """A new environment that can open any task of the suite."""
 
-    @abc.abstractmethod
     def make_expert(self, seed: int, noise: float = 0.0) -> Expert:
-        """A scripted expert; `noise` in [0, 1] is its share of random admissible actions."""
+        """A scripted expert; `noise` in [0, 1] is its share of random admissible actions.
+
+        Raises:
+          NotImplementedError: the suite has none, and says so by `has_expert`.
+        """
+        raise NotImplementedError(f"suite {self.name} has no scripted expert")

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from hiperjax.envs.base import Step, Suite, TextEnv
+from hiperjax.envs.base import Outcome, Step, Suite, TextEnv
+from hiperjax.envs.coroutines import finish
 from hiperjax.files import is_unicode
-from hiperjax.types import Observation
+from hiperjax.types import Ending, Observation, Tool
 
 LARGEST = float(np.finfo(np.float32).max)
 """What rewards may be: they are float32 later."""
@@ -36,7 +37,7 @@ class CheckedEnv(TextEnv):
     def reset(self, task_id: str) -> Observation:
         """Open a task. Raises `BorderError`, and whatever the environment raises."""
         self._task_id, self._turn = task_id, 0
-        return self._check_observation(self._env.reset(task_id), "observation")
+        return self._check_observation(finish(self._env.reset(task_id)), "observation")
 
     def step(self, action: str) -> Step:
         """Act. Raises `BorderError`, and whatever the environment raises.
@@ -44,7 +45,7 @@ class CheckedEnv(TextEnv):
         `info` stays behind: nobody here reads it, and not everything in it can be sent elsewhere.
         """
         self._turn += 1
-        found: Any = self._env.step(action)
+        found: Any = finish(self._env.step(action))
         self._require(isinstance(found, Step), "step", found, "a hiperjax.envs.base.Step")
         observation = self._check_observation(found.observation, "observation")
         flags: dict[str, Any] = {x: self._check_flag(x, getattr(found, x)) for x in FLAGS}
@@ -53,10 +54,35 @@ class CheckedEnv(TextEnv):
         ended = flags["terminated"] or flags["truncated"]
         if score is not None or (ended and self._suite.reports_scores):
             score = self._check_number("score", score, 0.0, 1.0)
-        return Step(observation, reward, score=score, **flags)
+        satisfied = self._check_names("satisfied", found.satisfied)
+        return Step(observation, reward, score=score, satisfied=satisfied, **flags)
+
+    def score(self, ending: Ending) -> Outcome | None:
+        """What the episode comes to. Raises `BorderError`, and whatever the environment raises."""
+        found: Any = finish(self._env.score(ending))
+        if found is None:
+            return None
+        expected = "a hiperjax.envs.base.Outcome, or None"
+        self._require(isinstance(found, Outcome), "score", found, expected)
+        score, satisfied, success = found.score, found.satisfied, found.success
+        if score is not None:
+            score = self._check_number("score", score, 0.0, 1.0)
+        if satisfied is not None:
+            satisfied = self._check_names("score.satisfied", satisfied)
+        if success is not None:
+            success = self._check_flag("score.success", success)
+        reward = self._check_number("score.reward", found.reward, -LARGEST, LARGEST)
+        return Outcome(score, reward, satisfied, success)
 
     def close(self) -> None:
         self._env.close()
+
+    def _check_names(self, field: str, found: Any) -> frozenset[str]:
+        if found == frozenset():  # most worlds, at every step
+            return frozenset()
+        plain = isinstance(found, frozenset | set) and all(isinstance(x, str) for x in found)
+        self._require(plain, field, found, "a frozenset of strings")
+        return frozenset(found)
 
     def _check_observation(self, found: Any, field: str) -> Observation:
         self._require(isinstance(found, Observation), field, found, "a hiperjax.types.Observation")
@@ -71,9 +97,15 @@ class CheckedEnv(TextEnv):
             self._check_text(f"{field}.admissible[{number}]", command)
             for number, command in enumerate(commands)
         )
+        request = found.request
+        number = isinstance(request, int) and not isinstance(request, bool) and request >= 0
+        self._require(number, f"{field}.request", request, "a whole number from 0")
+        if found.tools != ():  # most worlds have none
+            plain = isinstance(found.tools, tuple) and all(isinstance(x, Tool) for x in found.tools)
+            self._require(plain, f"{field}.tools", found.tools, "a tuple of hiperjax.types.Tool")
         opens = text.startswith(pinned)
         self._require(opens, f"{field}.pinned", pinned, "the opening of observation.text")
-        return Observation(text, task, admissible, pinned)
+        return Observation(text, task, admissible, pinned, request=request, tools=found.tools)
 
     def _check_text(self, field: str, found: Any) -> str:
         self._require(isinstance(found, str), field, found, "a string")

@@ -98,6 +98,8 @@ def register_envs() -> None:
         "household-full": ({"name": "household", "size": "full"}, 50),
         "alfworld": ({"name": "alfworld"}, 50),
         "webshop": ({"name": "webshop"}, 15),
+        "desk-tiny": ({"name": "desk", "size": "tiny"}, 16),
+        "desk-full": ({"name": "desk", "size": "full"}, 16),
     }
     for rung in RUNGS:
         suite = make_suite(f"ladder/{rung}")

@@ -22,6 +22,14 @@ LADDER = "ladder/"
 _MAKERS = {
     "household": ("hiperjax.envs.alfworld.suites", "HouseholdSuite", "HouseholdOptions"),
     "alfworld": ("hiperjax.envs.alfworld.suites", "AlfworldSuite", "AlfworldOptions"),
+    "desk": ("hiperjax.envs.desk.suite", "DeskSuite", "DeskOptions"),
+    "gymnasium": (
+        "hiperjax.envs.adapters.gymnasium",
+        "make_gymnasium_suite",
+        "GymnasiumOptions",
+    ),
+    "mcp": ("hiperjax.envs.adapters.servers", "make_mcp_suite", "McpOptions"),
+    "openenv": ("hiperjax.envs.adapters.servers", "make_openenv_suite", "OpenEnvOptions"),
     "webshop": ("hiperjax.envs.webshop", "make_webshop_suite", "WebshopOptions"),
 }
 

@@ -30,7 +30,7 @@ from hiperjax.learning.credit.compare import compare_estimators, usable_estimato
 from hiperjax.learning.credit.inputs import gather_inputs
 from hiperjax.learning.credit.measure import measure_credit
 from hiperjax.learning.credit.registry import assign_credit, check_choice, find_estimator
-from hiperjax.learning.credit.shaping import PENALTIES
+from hiperjax.learning.credit.shaping import SETTINGS
 from hiperjax.learning.credit.tokens import list_targets, prepare_batch
 from hiperjax.learning.credit.types import Credit, CreditInputs
 from hiperjax.learning.losses import Metrics
@@ -210,7 +210,7 @@ class Learner:
             token_values=scores.token_values,
             reward_scale=c.reward_scale,
             bootstrap=c.bootstrap == "proper",
-            **{name: getattr(c, name) for name in PENALTIES},
+            **{name: getattr(c, name) for name in SETTINGS},
         )
         if critic.memory is not None:
             refitted = self._refit(critic, state.batches, gather, batch)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hiperjax.learning.checklists import pack_checklists
 from hiperjax.learning.layout import (
     NO_ROOM,
     Room,
@@ -303,7 +304,7 @@ def pack_grid(
         grid.terminated[i] = trajectory.ending is Ending.TERMINATED
         grid.success[i], grid.group_id[i] = trajectory.success, groups[i]
         row += k
-    return grid
+    return grid._replace(**pack_checklists(trajectories, b, t))
 
 
 def pack(

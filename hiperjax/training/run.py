@@ -34,6 +34,7 @@ from hiperjax.training.run_folder import (
     save_config,
     save_run,
 )
+from hiperjax.training.scorer import EpisodeScorer, make_scorer
 from hiperjax.training.stopped import TrainingStopped
 from hiperjax.training.trackers import Tracker, check_tracker
 from hiperjax.training.unfinished import Unfinished
@@ -50,6 +51,7 @@ class Run:
     recorder: Recorder | Unrecorded
     episodes: EpisodeLog
     progress: Progress
+    scorer: EpisodeScorer
     lock: FolderLock | None
     """lock of the folder; held by the first process"""
     state: TrainState
@@ -243,6 +245,7 @@ def _open_claimed(
         recorder=recorder,
         episodes=episodes,
         progress=progress,
+        scorer=make_scorer(config, components.suite, folder if is_first() else None),
         lock=lock,
         state=state,
         iteration=iteration,

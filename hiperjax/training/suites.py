@@ -51,6 +51,7 @@ def build_suite(config: RunConfig, *, new: bool) -> Suite:
         check_split(suite, "train", "training")
         for split in config.eval.splits:
             check_split(suite, split, "eval.splits")
+        check_expert(config, suite)
     length, least = config.prompt.prompt_length, suite.min_prompt_tokens
     if length < least:
         raise ConfigError(
@@ -58,6 +59,23 @@ def build_suite(config: RunConfig, *, new: bool) -> Suite:
             "tokens and more"
         )
     return suite
+
+
+def check_expert(config: RunConfig, suite: Suite) -> None:
+    """Refuse to imitate, or to learn words from, an expert that a suite does not have.
+
+    Raises:
+      ConfigError: says what to set.
+    """
+    m = config.model
+    brought = config.init is not None or m.folder is not None or m.tokenizer is not None
+    imitates = config.init is None and config.imitation.steps > 0
+    if not suite.has_expert and (imitates or not brought):
+        raise ConfigError(
+            f"imitation.steps is {config.imitation.steps}, and the suite {suite.name} has no "
+            "scripted expert to imitate or to learn words from; expected --imitation.steps 0 with "
+            "--model.folder or --model.tokenizer, or --init RUN"
+        )
 
 
 def check_split(suite: Suite, split: str, name: str) -> None:

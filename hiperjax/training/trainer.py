@@ -10,7 +10,7 @@ import jax
 
 from hiperjax.acting.collector import RolloutResult
 from hiperjax.config import RunConfig
-from hiperjax.distributed.processes import fetch, is_first
+from hiperjax.distributed.processes import allgather_objects, fetch, is_first
 from hiperjax.learning.credit.types import Credit, CreditInputs
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.state import LearnResult, Work
@@ -23,6 +23,7 @@ from hiperjax.training.evaluation import Evaluation, evaluate
 from hiperjax.training.interrupt import StopRequest, agree_to_stop, given_up_together
 from hiperjax.training.run import Run, open_run, save
 from hiperjax.training.samples import write_samples
+from hiperjax.training.scorer import Scored
 from hiperjax.training.stopped import TrainingStopped
 from hiperjax.training.tasks import choose_tasks
 from hiperjax.training.timer import Timer
@@ -31,6 +32,10 @@ from hiperjax.training.utilization import Ledger, build_ledger, count_pass, coun
 from hiperjax.training.warm_start import warm_start
 from hiperjax.types import PackedBatch, Trajectory
 
+FEW_REASONS = 5
+"""Reasons why verdicts failed that are shown at most."""
+SPENT = ("judge", "compile", "checkpoint", "evaluate")
+"""Phases that the ledger books as they are."""
 BASELINE_EPISODES = 300
 """Tasks that scripted baselines play at most."""
 
@@ -147,6 +152,37 @@ def collect(run: Run, timer: Timer) -> RolloutResult:
     return result
 
 
+def score(run: Run, trajectories: Sequence[Trajectory], timer: Timer) -> Scored:
+    """What the run rewards its episodes for, where the world's own reward is not all.
+
+    Raises:
+      TrainingStopped: a larger share of the verdicts failed than the config allows.
+    """
+    config, i = run.components.config, run.iteration
+    doing = f"giving up the verdicts of iteration {i + 1}, which a resumed run asks for, and saving"
+    with timer.phase("judge"), REQUEST.during(doing):
+        try:
+            own = run.scorer.score(trajectories, iteration=i) if is_first() else None
+        except StopAsked:  # the others wait for an answer, and are to give up too
+            own = None
+        said = [each for each in allgather_objects(own) if each is not None]
+        if not said:
+            raise StopAsked(doing)
+        scored = said[0]
+    for reason in scored.reasons[:FEW_REASONS]:
+        run.progress.warn(reason)
+    too_many = scored.failed > config.judge.max_failure_rate * scored.verdicts
+    if too_many or not scored.trajectories:
+        save(run, best=False)
+        raise TrainingStopped(
+            f"iteration {i}: {scored.failed} of {scored.verdicts} verdicts failed, "
+            f"{len(scored.trajectories)} of {len(trajectories)} episodes are left; expected at "
+            f"most a share of judge.max_failure_rate {config.judge.max_failure_rate}; the reasons "
+            f"stand above, the state is saved in {run.folder}"
+        )
+    return scored
+
+
 def learn(
     run: Run, trajectories: Sequence[Trajectory], timer: Timer
 ) -> tuple[PackedBatch, dict[str, float], LearnResult]:
@@ -180,7 +216,7 @@ def account_iteration(
     }
     environment = result.seconds["environment"]
     rollout = max(0.0, seconds["rollout"] - environment - result.seconds["host"])
-    clocked = {name: seconds.get(name, 0.0) for name in ("compile", "checkpoint", "evaluate")}
+    clocked = {name: seconds.get(name, 0.0) for name in SPENT}
     clocked["environment"] = environment
     device = {"rollout": rollout, "update": seconds["update"]}
     whole = timer.elapsed + run.saving
@@ -199,13 +235,14 @@ def iterate(run: Run) -> Ledger:
     timer = Timer(run.progress.phase)
     config = run.components.config
     result = collect(run, timer)
-    batch, metrics, learned = learn(run, result.trajectories, timer)
-    metrics |= describe(result.trajectories)
+    scored = score(run, result.trajectories, timer)
+    batch, metrics, learned = learn(run, scored.trajectories, timer)
+    metrics |= describe(result.trajectories) | scored.metrics
     if config.plan.boundaries != "learned" and run.components.suite.reports_milestones:
         metrics |= judge_boundaries(result.trajectories)
     metrics |= {"failed_episodes": len(result.failures)} | result.stats.metrics()
     run.iteration += 1
-    record_episodes(run, result.trajectories, learned.inputs)
+    record_episodes(run, scored.trajectories, learned.inputs)
     evaluation, given_up = {}, None
     if run.iteration % config.eval.every == 0 or run.iteration == config.iterations:
         try:

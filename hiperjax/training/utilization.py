@@ -17,7 +17,7 @@ KINDS = ("useful", "recomputed", "bucket_pad", "row_pad", "dead")
 """Kinds of token slots: tokens that count; copies of the shared prefix; positions after the end of
 a prompt or packed sequence; empty rows or sequences; decode steps of an idle slot."""
 PHASES = ("prefill", "decode", "score", "update")
-CLOCKED = ("environment", "host", "compile", "checkpoint", "evaluate")
+CLOCKED = ("environment", "judge", "host", "compile", "checkpoint", "evaluate")
 
 
 class Slots(NamedTuple):

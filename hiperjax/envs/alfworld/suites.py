@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from hiperjax.envs.alfworld.catalog import list_names
+from hiperjax.envs.alfworld.criteria import PASSED, list_satisfied, write_checklist
 from hiperjax.envs.alfworld.engine import (
     act,
     describe_start,
@@ -31,7 +32,7 @@ from hiperjax.envs.alfworld.training_tasks import (
     split_number,
 )
 from hiperjax.envs.base import Expert, Step, Suite, TextEnv
-from hiperjax.types import CommandGroup, ExampleTurn, Observation, PromptHints
+from hiperjax.types import Checklist, CommandGroup, ExampleTurn, Observation, PromptHints
 
 ENGINES = ("native", "real")
 TRAIN, VALID_ROOMS = "train", "valid_rooms"
@@ -78,10 +79,15 @@ class GameSource(Suite):
     hints = HINTS
     example = EXAMPLE
     reports_milestones = True
+    reports_criteria = True
 
     def open_game(self, task_id: str) -> Game:
         """The game of a task; `KeyError` naming the task if there is none."""
         raise NotImplementedError
+
+    def checklist(self, task_id: str) -> Checklist | None:
+        """What is to be seen, held, treated, lit, opened and placed."""
+        return write_checklist(self.open_game(task_id))
 
     def make_env(self) -> TextEnv:
         return AlfworldEnv(self)
@@ -109,6 +115,7 @@ class AlfworldEnv(TextEnv):
         self.state = self.game.start
         self._admissible = list_admissible(self.game, self.state)
         self._reached = list_reached(self.game, self.state)
+        self._passed: frozenset[str] = frozenset()
         return self._observe(describe_start(self.game))
 
     def step(self, action: str) -> Step:
@@ -117,7 +124,12 @@ class AlfworldEnv(TextEnv):
         won = is_won(self.game, self.state)
         before, self._reached = self._reached, self._reached | list_reached(self.game, self.state)
         milestone = self._reached != before
-        return Step(self._observe(reply), float(won), won, False, won, milestone)
+        now = list_satisfied(self.game, self.state)
+        self._passed |= now & PASSED
+        observation = self._observe(reply)
+        return Step(
+            observation, float(won), won, False, won, milestone, satisfied=now | self._passed
+        )
 
     def _observe(self, text: str) -> Observation:
         shown = self._admissible
@@ -268,7 +280,7 @@ class AlfworldSuite(GameSource):
             raise ValueError(f"engine {options.engine!r}: expected one of {ENGINES}")
         self._library = load_library(options.games)
         self._engine = options.engine
-        self.reports_milestones = options.engine == "native"
+        self.reports_milestones = self.reports_criteria = options.engine == "native"
         self._task_types = frozenset(_check_task_types(options.task_types))
         self._search = options.search
         self.dialect = options.dialect or self._library.find_dialect()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from hiperjax.envs.base import Expert, Step, Suite, TextEnv
+from hiperjax.envs.webshop.criteria import PASSED, list_satisfied, write_checklist
 from hiperjax.envs.webshop.expert import Grain, WebShopExpert
 from hiperjax.envs.webshop.goals import Goal, GoalKind
 from hiperjax.envs.webshop.nouns import make_tagger
@@ -22,7 +23,7 @@ from hiperjax.envs.webshop.pages import (
 from hiperjax.envs.webshop.profiles import Profile, list_tasks, read_task_id
 from hiperjax.envs.webshop.reward import Reward, score_purchase
 from hiperjax.envs.webshop.shop import Shop
-from hiperjax.types import CommandGroup, ExampleTurn, Observation, PromptHints
+from hiperjax.types import Checklist, CommandGroup, ExampleTurn, Observation, PromptHints
 
 SEARCH_TEMPLATE = "search[<your query>]"
 """How the admissible list writes that any words may be searched for."""
@@ -56,6 +57,7 @@ class WebShopSuite(Suite):
     name = "webshop"
     reports_milestones = True
     reports_scores = True
+    reports_criteria = True
     role = "You are an autonomous shopper in the WebShop online store."
     hints = PromptHints(
         groups=(CommandGroup("click[", "]", " , "),),
@@ -115,6 +117,10 @@ class WebShopSuite(Suite):
             self.profile.option_rule,
         )
 
+    def checklist(self, task_id: str) -> Checklist | None:
+        """What is to be searched, found, opened, chosen and bought."""
+        return write_checklist(self.get_goal(task_id))
+
     def task_type(self, task_id: str) -> str:
         """The category of the wanted product."""
         return self.get_goal(task_id).category
@@ -148,6 +154,8 @@ class WebShopEnv(TextEnv):
     session: Session | None = None
     reached: frozenset[str] = frozenset()
     """milestones so far"""
+    passed: frozenset[str] = frozenset()
+    """criteria so far that cannot be undone"""
 
     def reset(self, task_id: str) -> Observation:
         self.session = Session(
@@ -156,7 +164,7 @@ class WebShopEnv(TextEnv):
             self.suite.profile.quirks,
             random.Random(task_id),
         )
-        self.task_id, self.reached = task_id, frozenset()
+        self.task_id, self.reached, self.passed = task_id, frozenset(), frozenset()
         return self._observe(self.session)
 
     def step(self, action: str) -> Step:
@@ -170,7 +178,15 @@ class WebShopEnv(TextEnv):
         before, self.reached = self.reached, self.reached | list_reached(session)
         milestone = self.reached != before
         info = {"known_action": known, "selected": dict(session.chosen)}
-        return Step(self._observe(session), 0.0, False, False, milestone=milestone, info=info)
+        return Step(
+            self._observe(session), 0.0, False, False,
+            milestone=milestone, info=info, satisfied=self._verify(session),
+        )  # fmt: skip
+
+    def _verify(self, session: Session, price_kept: bool = False) -> frozenset[str]:
+        now = list_satisfied(session, price_kept)
+        self.passed |= now & PASSED
+        return now | self.passed
 
     def _settle(self, session: Session) -> Step:
         """Score the purchase and close the episode."""
@@ -188,7 +204,10 @@ class WebShopEnv(TextEnv):
         }
         receipt = render_receipt(session, result.score)
         observation = Observation(receipt, session.goal.instruction, ())
-        return Step(observation, reward, True, False, success, success, result.score, info)
+        satisfied = self._verify(session, result.price_match)
+        return Step(
+            observation, reward, True, False, success, success, result.score, info, satisfied
+        )
 
     def _observe(self, session: Session) -> Observation:
         """The page as the prompt shows it: what follows the task, each segment quoted."""

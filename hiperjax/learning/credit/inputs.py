@@ -6,7 +6,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hiperjax.learning.batches import to_rows
-from hiperjax.learning.credit.shaping import shape_rewards
+from hiperjax.learning.credit.shaping import (
+    PENALTIES,
+    ChecklistReward,
+    pay_checklists,
+    shape_rewards,
+)
 from hiperjax.learning.credit.tokens import blocks_present
 from hiperjax.learning.credit.types import CreditInputs
 from hiperjax.learning.losses import switch_probability
@@ -23,7 +28,7 @@ def gather_inputs(
     token_values: Float[Array, "N R"] | None,
     reward_scale: float,
     bootstrap: bool,
-    **penalties: Any,
+    **shaping: Any,
 ) -> tuple[CreditInputs, dict[str, Array]]:
     """Values on the grid, shaped rewards and bootstraps: all an estimator may ask for.
 
@@ -35,13 +40,13 @@ def gather_inputs(
       token_values: before each reply token, for estimators that work token by token.
       reward_scale: multiplies the environment's reward.
       bootstrap: value the state after a truncated episode's last turn; else it counts as zero.
-      penalties: Penalties, as `shape_rewards` takes them.
+      shaping: `shaping.SETTINGS`.
 
     Returns:
       The inputs, and the terms of the shaped reward by name.
     """
     grid = batch.grid
-    reward, terms = shape_grid(grid, reward_scale, penalties)
+    reward, terms = shape_grid(grid, reward_scale, **shaping)
     values = gather_values(heads, features, final_features, batch, bootstrap=bootstrap)
     inputs = CreditInputs(
         reward=reward,
@@ -56,6 +61,11 @@ def gather_inputs(
         malformed=grid.mask & ~grid.well_formed,
         num_reply_tokens=grid.reply_tokens,
         milestone=grid.milestone,
+        satisfied=grid.satisfied,
+        item_weight=grid.item_weight,
+        item_depends=grid.item_depends,
+        item_request=grid.item_request,
+        request=grid.request,
         **values,
         **gather_switches(batch),
     )
@@ -66,11 +76,20 @@ def gather_inputs(
 
 
 def shape_grid(
-    grid: TurnGrid, reward_scale: float, penalties: dict[str, Any]
+    grid: TurnGrid,
+    reward_scale: float,
+    *,
+    checklist_reward: ChecklistReward = "off",
+    **shaping: Any,
 ) -> tuple[Array, dict[str, Array]]:
-    """The environment's reward, scaled and shaped, and its terms."""
-    return shape_rewards(
-        reward_scale * grid.reward,
+    """The environment's reward, scaled and shaped, and its terms.
+
+    Raises:
+      ValueError: checklists are to pay, and the grid has none.
+    """
+    penalties = {name: shaping[name] for name in PENALTIES if name in shaping}
+    reward, terms = shape_rewards(
+        reward_scale * grid.reward * (checklist_reward != "replace"),
         grid.mask,
         grid.mask & ~grid.boundary,
         malformed=grid.mask & ~grid.well_formed,
@@ -78,6 +97,17 @@ def shape_grid(
         inadmissible=grid.well_formed & ~grid.admissible,
         **penalties,
     )
+    if checklist_reward == "off":
+        return reward, terms
+    if grid.satisfied is None:
+        raise ValueError(f"checklist_reward {checklist_reward!r}: the batch has no checklists")
+    paid = reward_scale * pay_checklists(
+        grid,
+        checklist_reward=checklist_reward,
+        checklist_latch=shaping["checklist_latch"],
+        gamma=shaping["gamma"],
+    )
+    return reward + paid, terms | {"checklist": paid}
 
 
 def gather_values(

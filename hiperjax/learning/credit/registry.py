@@ -10,6 +10,7 @@ from typing import Any
 from hiperjax.config import ConfigError
 from hiperjax.entry_points import list_names, load_all
 from hiperjax.estimator_options import EstimatorOptions
+from hiperjax.learning.credit.checklist import CHECKLIST_ESTIMATORS
 from hiperjax.learning.credit.endings import bootstrap_last_turn
 from hiperjax.learning.credit.flat_gae import FLAT_ESTIMATORS
 from hiperjax.learning.credit.group import GROUP_ESTIMATORS
@@ -20,7 +21,7 @@ from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator
 ENTRY_POINT_GROUP = "hiperjax.estimators"
 ESTIMATORS: dict[str, Estimator] = {
     estimator.name: estimator
-    for estimator in (*HAE_ESTIMATORS, *FLAT_ESTIMATORS, *GROUP_ESTIMATORS)
+    for estimator in (*HAE_ESTIMATORS, *FLAT_ESTIMATORS, *GROUP_ESTIMATORS, *CHECKLIST_ESTIMATORS)
 }
 """The ones that come with this package."""
 

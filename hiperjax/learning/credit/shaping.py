@@ -1,9 +1,14 @@
 """Reward shaping: penalties on top of the environment's reward, each a named term."""
 
+from functools import partial
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
+from hiperjax_kernels import checklist
 from jaxtyping import Array, Bool, Float
+
+from hiperjax.types import TurnGrid
 
 KeepMode = Literal["fixed", "normalized"]
 PENALTIES = (
@@ -14,6 +19,11 @@ PENALTIES = (
     "consistency_penalty",
 )
 """The settings of `shape_rewards`."""
+CHECKLIST_SETTINGS = ("checklist_reward", "checklist_latch", "gamma")
+"""The settings of `pay_checklists`."""
+SETTINGS = (*PENALTIES, *CHECKLIST_SETTINGS)
+"""All settings of the shaped reward."""
+ChecklistReward = Literal["off", "replace", "add", "potential"]
 
 
 def shape_rewards(
@@ -102,3 +112,28 @@ def keep_share(mask: Bool[Array, "B T"], mode: KeepMode) -> Float[Array, "B 1"]:
     if mode == "fixed":
         return jnp.ones(turns.shape)
     return jnp.where(turns > 1, 1.0 / jnp.maximum(turns, 1), 0.0)
+
+
+def pay_checklists(
+    grid: TurnGrid, *, checklist_reward: ChecklistReward, checklist_latch: bool, gamma: float
+) -> Float[Array, "B T"]:
+    """What the criteria of checklists pay at each turn, of at most 1 per episode.
+
+    Args:
+      grid: of episodes with checklists.
+      checklist_reward: "potential": as shaping by a potential; else each its weight over the number
+        of the task's requests.
+      checklist_latch: see `hiperjax_kernels.checklist.follow`.
+      gamma: discount of the potential.
+    """
+    satisfied, weight, depends, request = (
+        jnp.asarray(x)
+        for x in (grid.satisfied, grid.item_weight, grid.item_depends, grid.item_request)
+    )
+    mask = jnp.asarray(grid.mask)
+    share = weight / checklist.count_requests(weight, request)[:, None]
+    paid = jax.vmap(partial(checklist.follow, latch=checklist_latch))(satisfied, depends, mask).paid
+    if checklist_reward == "potential":
+        shape = jax.vmap(partial(checklist.potential, gamma=gamma))
+        return shape(paid, share, mask, jnp.asarray(grid.terminated))
+    return (paid * share[:, None]).sum(axis=-1)

@@ -56,6 +56,16 @@ class CreditInputs(NamedTuple):
     """reply tokens of the turn: weights of token-level statistics"""
     milestone: Bool[Array, "B T"] | None = None
     """turns whose action completes a milestone"""
+    satisfied: Bool[Array, "B T C"] | None = None
+    """criteria of the task's checklist that hold after the turn"""
+    item_weight: Float[Array, "B C"] | None = None
+    """0 where there is no criterion"""
+    item_depends: Bool[Array, "B C C"] | None = None
+    """the first of two criteria depends on the second"""
+    item_request: Int[Array, "B C"] | None = None
+    """request that a criterion belongs to"""
+    request: Int[Array, "B T"] | None = None
+    """request that the turn was taken at"""
     v_token: Float[Array, "B T R"] | None = None
     """value before each reply token"""
     reply_mask: Bool[Array, "B T R"] | None = None

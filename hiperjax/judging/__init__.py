@@ -1,0 +1,1 @@
+"""Judges: who says which criteria an episode satisfies. Nothing here imports jax."""
