@@ -189,10 +189,10 @@ def test_what_breaks_the_contract_costs_its_episode(answer, complaint):
 @pytest.mark.parametrize(
     ("program", "timeout", "complaint"),
     [
-        ("import sys; sys.exit(3)", 60, "ended"),
-        ("print('hello', flush=True); input(); input()", 60, "said b'hello\\n', no JSON"),
+        ("import sys; sys.exit(3)", 60.0, "ended"),
+        ("print('hello', flush=True); input(); input()", 60.0, "said b'hello\\n', no JSON"),
         ("import time; time.sleep(9)", 0.3, "no answer within 0.3 s"),
-        ('print(\'{"id": 1, "error": {"message": "full"}}\')', 60, "initialize: full"),
+        ('print(\'{"id": 1, "error": {"message": "full"}}\')', 60.0, "initialize: full"),
     ],
 )
 def test_a_server_that_goes_away_is_an_error_of_one_line(program, timeout, complaint):
@@ -206,7 +206,7 @@ def test_a_server_that_goes_away_is_an_error_of_one_line(program, timeout, compl
 
 def test_an_address_where_nobody_listens_is_an_error():
     with pytest.raises(OpenEnvError, match=r"127\.0\.0\.1:9"):
-        OpenEnvWorld("ws://127.0.0.1:9/ws", timeout=1).reset()
+        OpenEnvWorld("ws://127.0.0.1:9/ws", timeout=1.0).reset()
 
 
 def test_tasks_of_servers_come_from_a_file(tmp_path):

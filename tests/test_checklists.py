@@ -106,7 +106,7 @@ def test_a_criterion_pays_at_most_once_and_a_potential_adds_up(sets, terminated)
         assert (np.array(ever) >= paid.any(axis=0)).all() and not paid[len(sets) :].any()
         assert (np.asarray(progress.eligible) >= paid).all() or latch
         shaped = POTENTIAL(progress.paid, weight, mask, jnp.array(terminated), gamma=1.0)
-        total = 0.0 if terminated else (paid * weight).sum()
+        total = 0.0 if terminated else float((paid * np.asarray(weight)).sum())
         assert float(shaped.sum()) == pytest.approx(total, abs=1e-6)
 
 

@@ -5,6 +5,7 @@ Each message is `{"type": reset | step | state | close, "data": ...}`; the answe
 and called by actions of the types `list_tools` and `call_tool`.
 """
 
+import contextlib
 import importlib
 import json
 from collections.abc import Callable, Mapping
@@ -43,6 +44,7 @@ class OpenEnvWorld:
     ) -> None:
         self._url, self._text, self._message, self._timeout = url, text, message, timeout
         self._connection: Any = None
+        self._opened = contextlib.ExitStack()
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -51,7 +53,8 @@ class OpenEnvWorld:
         task = (options or {}).get("task") or {}
         self.close()
         try:
-            self._connection = _import("client").connect(self._url, open_timeout=self._timeout)
+            opening = _import("client").connect(self._url, open_timeout=self._timeout)
+            self._connection = self._opened.enter_context(opening)
         except OSError as error:
             raise OpenEnvError(f"{self._url}: {error}") from error
         given = {"seed": seed, "episode_id": task.get("id"), **task.get("reset", {})}
@@ -80,9 +83,7 @@ class OpenEnvWorld:
 
     def close(self) -> None:
         """End the connection."""
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None
+        self._opened.close()
 
     def _describe(self, found: Mapping[str, Any]) -> dict[str, Any]:
         seen = found["observation"]

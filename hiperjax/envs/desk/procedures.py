@@ -8,7 +8,7 @@ import dataclasses
 import random
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from hiperjax.envs.calls import Call
 from hiperjax.envs.desk.records import (
@@ -21,6 +21,7 @@ from hiperjax.envs.desk.records import (
 )
 
 
+@runtime_checkable
 class Ask(Protocol):
     """Calls a tool and returns its text."""
 
