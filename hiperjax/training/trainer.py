@@ -158,6 +158,8 @@ def score(run: Run, trajectories: Sequence[Trajectory], timer: Timer) -> Scored:
     Raises:
       TrainingStopped: a larger share of the verdicts failed than the config allows.
     """
+    if not run.scorer.checklists:
+        return Scored(list(trajectories), {})
     config, i = run.components.config, run.iteration
     doing = f"giving up the verdicts of iteration {i + 1}, which a resumed run asks for, and saving"
     with timer.phase("judge"), REQUEST.during(doing):
