@@ -163,8 +163,8 @@ def _demonstrate_one(
             (outcome,) = workers.score([0], [ending])
             if isinstance(outcome, EnvFailure):
                 return outcome
-            kept = map(tuple, (decisions, actions, steps))
-            return Demonstration(suite, task_id, opening, *kept, outcome)
+            played = tuple(decisions), tuple(actions), tuple(steps)
+            return Demonstration(suite, task_id, opening, *played, outcome)
 
 
 def _past(demo: Demonstration, turn: int) -> list[PastTurn]:

@@ -1,5 +1,6 @@
 """GEM's environments (`gem.make`): Gymnasium's five values, without options."""
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +17,8 @@ class GemWorld:
         """Make the environment where it is not made yet, and open it."""
         name = (options or {}).get("task", {}).get("env", self._name)
         if self._env is None or name != self._name:
-            import gem  # pyright: ignore[reportMissingImports]
-
-            self._env, self._name = gem.make(name, **self._kwargs), name
+            self._env = importlib.import_module("gem").make(name, **self._kwargs)
+            self._name = name
         text, info = self._env.reset(seed=seed)
         return text, dict(info or {})
 

@@ -194,8 +194,9 @@ class AdaptedEnv(TextEnv):
         score, criteria = found.get("score"), found.get("criteria")
         names = None if criteria is None else _read_names(criteria)
         success = self._success or score == 1.0
-        paid = score is None or self._total != 0  # a world that paid by steps is not paid again
-        return Outcome(score, 0.0 if paid else score, names, success)
+        if score is None or self._total != 0:  # a world that paid by steps is not paid again
+            return Outcome(score, 0.0, names, success)
+        return Outcome(score, score, names, success)
 
     def close(self) -> None:
         if hasattr(self._world, "close"):
@@ -238,11 +239,10 @@ class AdaptedEnv(TextEnv):
         """Text as it is; messages one after the other, each with its role."""
         if isinstance(said, str):
             return said
-        rows = said if isinstance(said, list | tuple) else [None]
+        rows: Sequence[Any] = said if isinstance(said, list | tuple) else [None]
         parts = []
         for row in rows:
-            plain = isinstance(row, Mapping) and isinstance(row.get("content"), str)
-            if not plain:
+            if not isinstance(row, Mapping) or not isinstance(row.get("content"), str):
                 raise BorderError(
                     f"{self._where}: the observation is {said!r:.80}; expected a text, or messages "
                     "with role and content"

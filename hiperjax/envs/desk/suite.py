@@ -228,7 +228,8 @@ class DeskExpert(Expert):
     """Deals with each request by its procedure, from what it was told."""
 
     def __init__(self, seed: int, noise: float = 0.0, form: CallForm = "compact") -> None:
-        self._rng, self._noise, self._form = random.Random(seed), noise, form
+        self._rng, self._noise = random.Random(seed), noise
+        self._form: CallForm = form
 
     def reset(self, observation: Observation) -> None:
         self._known: dict[tuple[str, tuple[tuple[str, Any], ...]], str] = {}
