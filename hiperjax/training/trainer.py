@@ -10,7 +10,7 @@ import jax
 
 from hiperjax.acting.collector import RolloutResult
 from hiperjax.config import RunConfig
-from hiperjax.distributed.processes import allgather_objects, fetch, is_first
+from hiperjax.distributed.processes import fetch, is_first
 from hiperjax.learning.credit.types import Credit, CreditInputs
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.state import LearnResult, Work
@@ -23,17 +23,15 @@ from hiperjax.training.evaluation import Evaluation, evaluate
 from hiperjax.training.interrupt import StopRequest, agree_to_stop, given_up_together
 from hiperjax.training.run import Run, open_run, save
 from hiperjax.training.samples import write_samples
-from hiperjax.training.scorer import Scored
 from hiperjax.training.stopped import TrainingStopped
 from hiperjax.training.tasks import choose_tasks
 from hiperjax.training.timer import Timer
 from hiperjax.training.unfinished import Unfinished
 from hiperjax.training.utilization import Ledger, build_ledger, count_pass, count_rollout
+from hiperjax.training.verdicts import score
 from hiperjax.training.warm_start import warm_start
 from hiperjax.types import PackedBatch, Trajectory
 
-FEW_REASONS = 5
-"""Reasons why verdicts failed that are shown at most."""
 SPENT = ("judge", "compile", "checkpoint", "evaluate")
 """Phases that the ledger books as they are."""
 BASELINE_EPISODES = 300
@@ -150,39 +148,6 @@ def collect(run: Run, timer: Timer) -> RolloutResult:
             f"above, the state is saved in {run.folder}"
         )
     return result
-
-
-def score(run: Run, trajectories: Sequence[Trajectory], timer: Timer) -> Scored:
-    """What the run rewards its episodes for, where the world's own reward is not all.
-
-    Raises:
-      TrainingStopped: a larger share of the verdicts failed than the config allows.
-    """
-    if not run.scorer.checklists:
-        return Scored(list(trajectories), {})
-    config, i = run.components.config, run.iteration
-    doing = f"giving up the verdicts of iteration {i + 1}, which a resumed run asks for, and saving"
-    with timer.phase("judge"), REQUEST.during(doing):
-        try:
-            own = run.scorer.score(trajectories, iteration=i) if is_first() else None
-        except StopAsked:  # the others wait for an answer, and are to give up too
-            own = None
-        said = [each for each in allgather_objects(own) if each is not None]
-        if not said:
-            raise StopAsked(doing)
-        scored = said[0]
-    for reason in scored.reasons[:FEW_REASONS]:
-        run.progress.warn(reason)
-    too_many = scored.failed > config.judge.max_failure_rate * scored.verdicts
-    if too_many or not scored.trajectories:
-        save(run, best=False)
-        raise TrainingStopped(
-            f"iteration {i}: {scored.failed} of {scored.verdicts} verdicts failed, "
-            f"{len(scored.trajectories)} of {len(trajectories)} episodes are left; expected at "
-            f"most a share of judge.max_failure_rate {config.judge.max_failure_rate}; the reasons "
-            f"stand above, the state is saved in {run.folder}"
-        )
-    return scored
 
 
 def learn(
