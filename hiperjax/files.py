@@ -1,6 +1,7 @@
 """Files that others read: written whole or not at all, as JSON that every parser takes."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -48,6 +49,21 @@ def write_text(path: str | pathlib.Path, text: str, *, durable: bool = True) -> 
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def try_to_write(path: pathlib.Path) -> None:
+    """Make the folder of a file that is to be written later, and see that it can be.
+
+    Raises:
+      OSError: it cannot.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "a folder")
+    if not path.exists() or path.is_file():  # else a pipe, /dev/stdout
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = _unique(path.resolve())
+        partial.touch()
+        partial.unlink()
 
 
 @contextlib.contextmanager

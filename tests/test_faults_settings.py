@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import importlib
 import math
+import pathlib
 import types
 import typing
 
@@ -155,6 +156,24 @@ def test_a_faulty_number_of_any_command_is_one_line_and_code_two(capsys, argv):
     code, out, err = run(capsys, *argv)
     assert code == 2 and out == "" and err.count("\n") == 1, err
     assert f"hiperjax {argv[0]}: {argv[-2]} is " in err and "; expected a" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["evaluate", "nowhere", "--out"], "expected a file that can be written"),
+        (["compare", "nowhere", "--out"], "expected a file that can be written"),
+        (["play", "--save"], "expected a file that can be written"),
+    ],
+)
+def test_an_output_that_is_a_fault_is_told_before_anything_slow(capsys, tmp_path, argv, message):
+    (tmp_path / "file").write_text("kept")
+    for path in (tmp_path, tmp_path / "file" / "below", pathlib.Path("/proc/no/such")):
+        code, out, err = run(capsys, *argv, str(path))
+        assert code == 2 and out == "" and err.count("\n") == 1 and message in err, err
+    assert (tmp_path / "file").read_text() == "kept"
+    assert "nowhere" in run(capsys, "evaluate", "nowhere", "--out", str(tmp_path / "a" / "b"))[2]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["file"]
 
 
 def test_memory_that_is_not_there_is_a_fault_in_one_line(capsys, monkeypatch):

@@ -7,12 +7,13 @@ import io
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import tyro
 
 from hiperjax.config import RunConfig
+from hiperjax.files import try_to_write
 from hiperjax.presets import DEFAULT, PRESETS
 from hiperjax.validation import check_arguments, list_settings, validate
 
@@ -136,11 +137,27 @@ def _shorten(box: str) -> str:
     return f"{' '.join(found).rstrip('.')}{hint}"
 
 
+OUTPUTS = ("out", "save")
+"""Arguments that name a file to write, which is done last."""
+
+
+def _check_outputs(arguments: Mapping[str, object]) -> None:
+    for name in OUTPUTS:
+        path = arguments.get(name)
+        if isinstance(path, pathlib.Path):
+            try:
+                try_to_write(path)
+            except OSError as error:
+                raise UsageError(
+                    f"--{name} is {path}, {error.strerror}; expected a file that can be written"
+                ) from error
+
+
 def bind(function: Callable[..., int | None], **settings: Any) -> Action:
     """A function with what the command line says of its arguments, yet to be called.
 
     Raises:
-      UsageError: what was found and what is expected.
+      UsageError: what was found and what is expected; so of a file that cannot be written.
       ConfigError: a number is out of its range.
     """
     bound: list[Action] = []
@@ -148,6 +165,7 @@ def bind(function: Callable[..., int | None], **settings: Any) -> Action:
     @functools.wraps(function)
     def note(*args: Any, **named: Any) -> None:
         check_arguments(named)
+        _check_outputs(named)
         bound.append(functools.partial(function, *args, **named))
 
     parse(note, **settings)
