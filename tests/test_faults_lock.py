@@ -133,6 +133,14 @@ def test_a_claim_is_made_before_anything_else_and_refuses_a_run(tmp_path):
     assert not (folder / LOCK).exists()
 
 
+def test_a_folder_that_cannot_be_is_a_fault_that_names_it(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match=rf"^{out}: .*; expected a folder that can be"):
+            claim_folder(dataclasses.replace(BASE, out=out), None)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_a_mistake_found_later_leaves_no_folder_and_no_lock(tmp_path):
     from hiperjax.training.run import open_run
 

@@ -103,7 +103,14 @@ def test_a_faulty_setting_is_one_line_and_code_two(capsys, argv, message):
 
 
 def test_a_fault_on_any_command_line_is_one_line(capsys):
-    for argv in (["evaluate"], ["play", "--delay", "x"], ["convert", "up", "a", "b"], ["plan"]):
+    nonsense = ["play", "household", "--split", "nonsense"]
+    for argv in (
+        nonsense,
+        ["evaluate"],
+        ["play", "--delay", "x"],
+        ["convert", "up", "a", "b"],
+        ["plan"],
+    ):
         code, _, err = run(capsys, *argv)
         assert code == 2 and err.count("\n") == 1, err
 

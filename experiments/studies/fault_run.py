@@ -86,7 +86,7 @@ class Study:
 
     @property
     def length(self) -> int:
-        return self.iterations or 2 * self.blows + 8
+        return self.iterations or 6 * self.blows + 8  # it goes on while a second process starts
 
 
 @dataclasses.dataclass

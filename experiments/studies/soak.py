@@ -18,7 +18,10 @@ from typing import Any
 import tyro
 
 from hiperjax.config import RunConfig
+from hiperjax.envs.alfworld.export import write_games
+from hiperjax.envs.alfworld.scenes import Dials
 from hiperjax.envs.base import Suite
+from hiperjax.envs.ladder import RUNGS
 from hiperjax.envs.registry import make_suite
 from hiperjax.envs.workers import EnvFailure, InlineWorkers
 from hiperjax.files import write_json
@@ -26,8 +29,9 @@ from hiperjax.presets import PRESETS
 from hiperjax.training.run import open_run
 from hiperjax.training.trainer import iterate
 
-SUITES = ("household", "webshop", "ladder/action", "ladder/subgoal", "ladder/wait")
-"""Those that need no files of others."""
+SUITES = ("household", "alfworld", "webshop", *(f"ladder/{rung}" for rung in RUNGS))
+GAMES = 60
+"""That are generated for alfworld where none are given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +43,9 @@ class Study:
     iterations: int = 300
     """Tiny iterations; 0: none."""
     suites: tuple[str, ...] = ()
-    """Which suites; none: every one that needs no files, and alfworld where `games` is given."""
+    """Which suites; none: every one."""
     games: pathlib.Path | None = None
-    """Folder of official ALFWorld games."""
+    """Folder of official ALFWorld games; none: generated ones."""
     out: pathlib.Path | None = None
     """Also write the figures as JSON."""
 
@@ -167,16 +171,23 @@ def parse_args(words: Sequence[str] | None = None) -> Study:
     return tyro.cli(Study, args=words)
 
 
+def open_suite(name: str, games: pathlib.Path | None, place: pathlib.Path) -> Suite:
+    """A suite by its name; `place`: where games may be written."""
+    if name != "alfworld":
+        return make_suite(name)
+    if games is None:
+        write_games(place, "train", GAMES, seed=0, dials=Dials(size="tiny"))
+    return make_suite(name, games=games or place)
+
+
 def main(study: Study) -> None:
     """Soak, print the table."""
     rows = []
-    if study.steps:
-        names = study.suites or (*SUITES, *(["alfworld"] if study.games else []))
-        for name in names:
-            options = {"games": study.games} if name == "alfworld" else {}
-            player = Player(make_suite(name, **options))
+    for name in (study.suites or SUITES) if study.steps else ():
+        with tempfile.TemporaryDirectory() as place:
+            player = Player(open_suite(name, study.games, pathlib.Path(place)))
             rows.append(soak(f"{name}, {study.steps} steps", player.play, study.steps))
-            print(rows[-1], flush=True)
+        print(rows[-1], flush=True)
     if study.iterations:
         rows.append(soak_training(study.iterations))
     print(tabulate(rows))

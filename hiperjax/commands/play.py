@@ -12,6 +12,7 @@ from hiperjax.envs.registry import SuiteError, make_suite, parse_options
 from hiperjax.random_keys import Stream, derive_key
 from hiperjax.training.build import restore_run
 from hiperjax.training.samples import render_trajectory
+from hiperjax.training.suites import check_split
 
 
 def play_suite(
@@ -86,8 +87,15 @@ def play_suite(
 
 
 def pick_task(suite: Suite, split: str | None, number: int) -> str:
-    """Task `number` of a split; the suite's last split by default."""
-    tasks = suite.tasks(split or suite.splits[-1])
+    """Task `number` of a split; the suite's last split by default.
+
+    Raises:
+      FileNotFoundError: there is none of that number.
+      ConfigError: there is no such split.
+    """
+    split = split or suite.splits[-1]
+    check_split(suite, split, "--split")
+    tasks = suite.tasks(split)
     if not 0 <= number < len(tasks):
         raise FileNotFoundError(f"task number {number}: the split has tasks 0 to {len(tasks) - 1}")
     return tasks[number]

@@ -179,8 +179,11 @@ def claim_folder(
         try:
             lock = _lock_folder(config, resume)
             claim = (str(lock.path.parent), "")
-        except (ConfigError, OSError) as error:
+        except ConfigError as error:
             claim = ("", str(error))
+        except OSError as error:
+            where = resume or config.out or default_folder(config).parent
+            claim = ("", f"{where}: {error.strerror}; expected a folder that can be written")
     folder, refusal = allgather_objects(claim)[0]
     if refusal:
         raise ConfigError(refusal)
