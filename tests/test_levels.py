@@ -138,7 +138,7 @@ def test_a_switch_is_charged_where_it_was_decided():
 def test_the_price_of_a_switch_reaches_the_learner():
     inputs = assigned()[1]
     free, paid = (make_learner(switch_cost=cost).credit_of(inputs) for cost in (0.0, 0.25))
-    decided = np.asarray(inputs.boundary & free.mask_term)
+    decided = np.array(inputs.boundary & free.mask_term)
     decided[:, 0] = False
     np.testing.assert_allclose(free.adv_term - paid.adv_term, 0.25 * decided, atol=1e-6)
     assert decided.any()
