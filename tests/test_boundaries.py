@@ -14,7 +14,7 @@ from helpers.small_runs import BASE, small_run
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.boundaries import LEARNED, BoundaryError, make_boundaries
 from hiperjax.acting.demonstrations import demonstrate, list_texts
-from hiperjax.acting.prompts import Prompter, WindowRules
+from hiperjax.acting.prompts import Prompter, WindowMode, WindowRules
 from hiperjax.acting.renderers import CompactRenderer
 from hiperjax.acting.rollout import Rollout
 from hiperjax.cli import main
@@ -46,12 +46,12 @@ TASKS = SUITE.tasks("train")[100:105]
 TURNS, LIMIT, REPLY = 5, 120, 12
 
 
-def make_prompter(mode="turn"):
+def make_prompter(mode: WindowMode = "turn"):
     windows = WindowRules(mode, 400) if mode != "turn" else WindowRules()
     return Prompter(RENDERER, TOKENIZER, LIMIT, windows=windows)
 
 
-def play(rule, *, slots=5, seed=5, mode="turn", every=2, rate=0.4, **options):
+def play(rule, *, slots=5, seed=5, mode: WindowMode = "turn", every=2, rate=0.4, **options):
     prompter = make_prompter(mode)
     rollout = Rollout(
         config=MODEL, prompter=prompter, suite=SUITE, workers=InlineWorkers(SUITE), slots=slots,

@@ -15,7 +15,7 @@ from hiperjax.acting.blocks import ABSENT
 from hiperjax.config import ConfigError, CreditConfig, CriticConfig, PpoConfig
 from hiperjax.learning.credit.registry import assign_credit, find_estimator
 from hiperjax.learning.credit.shaping import charge_switches
-from hiperjax.learning.credit.tokens import prepare_batch
+from hiperjax.learning.credit.tokens import Level, prepare_batch
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.minibatches import count_minibatch
 from hiperjax.learning.objectives import policy_objective
@@ -68,12 +68,12 @@ def assigned():
     return scores, learner.assign(state, BATCH, scores)[2]
 
 
-def prepare(estimator="hae", *, switch_cost=0.0, whitening="standard", train="all"):
+def prepare(estimator="hae", *, switch_cost=0.0, train: Level = "all"):
     scores, inputs = assigned()
     credit = assign_credit(estimator, inputs, bootstrap="proper", switch_cost=switch_cost)
     return prepare_batch(
         credit, inputs, BATCH, scores, hierarchical=find_estimator(estimator).hierarchical,
-        whitening=whitening, weights=(1.0, 1.0, 1.0), train=train,
+        whitening="standard", weights=(1.0, 1.0, 1.0), train=train,
     )  # fmt: skip
 
 
@@ -111,8 +111,8 @@ def mark(level, *, flat):
 @pytest.mark.parametrize("estimator", ["hae", "flat_gae"])
 def test_exactly_the_tokens_of_the_level_have_a_gradient(estimator):
     flat = estimator == "flat_gae"
-    found = {x: touched(prepare(estimator, train=x))
-             for x in ("all", "planner", "executor")}  # fmt: skip
+    levels: tuple[Level, ...] = ("all", "planner", "executor")
+    found = {level: touched(prepare(estimator, train=level)) for level in levels}
     for level, tokens in found.items():
         np.testing.assert_array_equal(tokens, mark(level, flat=flat), level)
         assert tokens.any()

@@ -63,8 +63,9 @@ def test_with_wrong_critics_only_lambda_one_everywhere_is_unbiased(study, kind):
     critic = study.wrong_critic(1.0, kind)
     np.testing.assert_allclose(expected(study, 1, 1, 1, critic), study.truth, atol=1e-10)
     size = np.linalg.norm(study.truth)
-    for lambdas in LAMBDAS[:1] + LAMBDAS[2:]:
-        assert np.linalg.norm(expected(study, *lambdas, critic) - study.truth) > 0.01 * size
+    for turn, segment, boundary in LAMBDAS[:1] + LAMBDAS[2:]:
+        found = expected(study, turn, segment, boundary, critic)
+        assert np.linalg.norm(found - study.truth) > 0.01 * size
 
 
 def test_flat_gae_is_unbiased_too(study):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.studies.subgoals import (
+    Note,
     Seen,
     at_turn,
     choose_subgoals,
@@ -45,7 +46,7 @@ def list_seen():
             first, end = turn.blocks.action_span
             ids = tuple(turn.reply_ids.tolist())
             found[number, t] = Seen(
-                demo.observations[t], past, OWN[number][t - 1] if t else "", OWN[number][t],
+                Note(demo.observations[t], past, OWN[number][t - 1] if t else ""), OWN[number][t],
                 tuple(turn.prompt_ids.tolist()), ids[:first], ids[first:end],
             )  # fmt: skip
     return found
@@ -53,7 +54,7 @@ def list_seen():
 
 def test_a_context_that_pretends_nothing_is_the_policys_own():
     for seen in list_seen().values():
-        written = write_context(PROMPTER, seen.observation, seen.past, seen.subgoal, seen.after)
+        written = write_context(PROMPTER, *seen.at, seen.subgoal)
         assert written == [*seen.prompt, *seen.reply]
 
 
@@ -79,7 +80,7 @@ def test_the_divergence_is_zero_under_the_same_subgoals_and_by_hand_under_others
     for (episode, turn), s in seen.items():
         old = at_turn(others[episode], turn - 1) if turn else ""
         new = at_turn(others[episode], turn)
-        other = write_context(PROMPTER, s.observation, s.past, old, new)
+        other = write_context(PROMPTER, s.at.observation, s.at.past, old, new)
         by_hand.append(diverge(params, [*s.prompt, *s.reply], other, s.action))
     assert found == pytest.approx(np.mean(by_hand), rel=1e-4) and found > 1e-4
 

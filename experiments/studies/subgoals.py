@@ -46,14 +46,21 @@ At = tuple[int, int]
 """Number of an episode, and of its turn."""
 
 
-class Seen(NamedTuple):
-    """What an action was taken at."""
+class Note(NamedTuple):
+    """What a planner was at, when it handed over."""
 
     observation: Observation
     past: tuple[PastTurn, ...]
     subgoal: str
-    """the one in force, before the turn and after it"""
-    after: str
+    """the one in force before the turn"""
+
+
+class Seen(NamedTuple):
+    """What an action was taken at."""
+
+    at: Note
+    subgoal: str
+    """the one in force"""
     prompt: tuple[int, ...]
     reply: tuple[int, ...]
     action: tuple[int, ...]
@@ -79,7 +86,7 @@ def write_context(
     return [*prompter.encode(seen, past, old)[0], *ids[: blocks.action_span[0]]]
 
 
-def choose_subgoals(own: Sequence[Sequence[str]], arm: str, seed: int) -> list[list[str]]:
+def choose_subgoals(own: list[list[str]], arm: str, seed: int) -> list[list[str]]:
     """Subgoals of each episode by turn, given those each had: another's, or its own shuffled."""
     rng = np.random.default_rng(seed)
     if arm == "blank":
@@ -94,6 +101,11 @@ def choose_subgoals(own: Sequence[Sequence[str]], arm: str, seed: int) -> list[l
 def at_turn(subgoals: Sequence[str], turn: int) -> str:
     """The subgoal of a turn; past the end, the last one."""
     return subgoals[min(turn, len(subgoals) - 1)]
+
+
+def read_from(subgoals: Sequence[Sequence[str]]) -> Callable[[PlayedEpisode], str]:
+    """The subgoals of each episode, turn by turn."""
+    return lambda episode: at_turn(subgoals[episode.index], len(episode.turns))
 
 
 def ask_expert(suite: Suite, prompter: Prompter) -> Callable[[PlayedEpisode], str]:
@@ -177,24 +189,24 @@ def measure_kl(
         for (episode, turn), s in part:
             old = at_turn(subgoals[episode], turn - 1) if turn else ""
             new = at_turn(subgoals[episode], turn)
-            theirs.append(write_context(prompter, s.observation, s.past, old, new))
+            theirs.append(write_context(prompter, s.at.observation, s.at.past, old, new))
         p, q = size(ours, actions), size(theirs, actions)
         total += float((jnp.exp(p) * (p - q) * (p != 0)).sum())
     return total / len(items)
 
 
-def watch(prompter: Prompter, notes: dict[At, tuple]) -> Context:
+def watch(notes: dict[At, Note]) -> Context:
     """The policy's own context; what it saw is kept."""
 
     def context(episode: PlayedEpisode, plan: Sequence[int]) -> list[int]:
         at = episode.index, len(episode.turns)
-        notes[at] = episode.observation, tuple(episode.past), episode.subgoal
+        notes[at] = Note(episode.observation, tuple(episode.past), episode.subgoal)
         return go_on(episode, plan)
 
     return context
 
 
-def collect_seen(result: Evaluation, notes: dict[At, tuple]) -> dict[At, Seen]:
+def collect_seen(result: Evaluation, notes: dict[At, Note]) -> dict[At, Seen]:
     """What each well-formed action was taken at, by episode and turn."""
     found = {}
     for number, trajectory in enumerate(result.trajectories):
@@ -204,7 +216,7 @@ def collect_seen(result: Evaluation, notes: dict[At, tuple]) -> dict[At, Seen]:
             if note is not None and turn.blocks.well_formed and end > first:
                 ids = tuple(turn.reply_ids.tolist())
                 found[number, t] = Seen(
-                    *note, turn.blocks.subgoal, tuple(turn.prompt_ids.tolist()),
+                    note, turn.blocks.subgoal, tuple(turn.prompt_ids.tolist()),
                     ids[:first], ids[first:end],
                 )  # fmt: skip
     return found
@@ -250,8 +262,8 @@ def main(args: Sequence[str] | None = None) -> dict[str, tuple[Evaluation, float
         temperature=asked.temperature,
         max_tasks=asked.max_tasks,
     )
-    notes: dict[At, tuple] = {}
-    own = play(act_under(components.rollout, watch(prompter, notes)))
+    notes: dict[At, Note] = {}
+    own = play(act_under(components.rollout, watch(notes)))
     if own.failures:
         raise ConfigError(f"{asked.run}: {own.describe_losses()}; expected none")
     seen = collect_seen(own, notes)
@@ -260,16 +272,12 @@ def main(args: Sequence[str] | None = None) -> dict[str, tuple[Evaluation, float
     print(show("own", own, None, None))
     found: dict[str, tuple[Evaluation, float | None]] = {"own": (own, None)}
     for arm in ("swapped", "shuffled", "blank", "expert"):
-        kl = None
-        if arm == "expert":
-            subgoal_at = ask_expert(components.suite, prompter)
-        else:
+        kl, subgoal_at = None, ask_expert(components.suite, prompter)
+        if arm != "expert":
             chosen = choose_subgoals(said, arm, asked.seed)
             length = prompt.prompt_length + 2 * prompt.reply_length
             kl = measure_kl(state.policy, config, prompter, seen, chosen, length=length)
-
-            def subgoal_at(episode: PlayedEpisode, chosen: list[list[str]] = chosen) -> str:
-                return at_turn(chosen[episode.index], len(episode.turns))
+            subgoal_at = read_from(chosen)
 
         result = play(act_under(components.rollout, pretend(prompter, subgoal_at)))
         found[arm] = result, kl
