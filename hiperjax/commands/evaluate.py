@@ -15,6 +15,7 @@ from hiperjax.training.build import restore_run
 from hiperjax.training.checkpoint import Which
 from hiperjax.training.diagnostics import describe, judge_boundaries, loop_share
 from hiperjax.training.evaluation import HEALTH, Evaluation, evaluate
+from hiperjax.training.run_folder import AGENT_PREFIX
 from hiperjax.training.suites import check_split
 from hiperjax.training.trainer import BASELINE_EPISODES
 
@@ -95,8 +96,9 @@ def evaluate_run(
         max_tasks=max_tasks,
     )
     how = "greedy" if temperature == 0 else f"sampled at temperature {temperature}, seed {seed}"
+    state_of = "" if target.startswith(AGENT_PREFIX) else f", {which} state"
     print(
-        f"{target}, {which} state: {components.suite.describe()}, split {split}, "
+        f"{target}{state_of}: {components.suite.describe()}, split {split}, "
         f"{result.overall.trials} tasks in fixed order, at most {components.max_turns} turns, {how}"
         + (f", boundaries {components.config.plan.boundaries}" if plan else "")
     )
