@@ -21,9 +21,11 @@ class Events:
     hidden by it."""
 
     def __init__(self, folder: pathlib.Path, *, first: int):
-        from tensorboardX.proto.event_pb2 import Event, SessionLog  # torch too, if it is there
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.proto import event_pb2, summary_pb2  # torch too, if it is there
         from tensorboardX.record_writer import RecordWriter
+
+        events, summaries = vars(event_pb2), vars(summary_pb2)  # made at run time from a protocol
+        Event, SessionLog, Summary = events["Event"], events["SessionLog"], summaries["Summary"]
 
         folder.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads a folder's files in the order of their names.
