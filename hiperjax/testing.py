@@ -190,7 +190,7 @@ def _check_padding(
 
     def pad(name: str, x: Any) -> Any:
         grid = x.ndim > 1 and not name.startswith("item_")
-        width = [(0, 2)] + [(0, 2)] * grid + [(0, 0)] * (x.ndim - 2)
+        width = [(0, 2)] * (1 + grid) + [(0, 0)] * (x.ndim - 1 - grid)
         padded = np.pad(np.asarray(x), width)
         dead = np.ones(padded.shape[: 1 + grid], bool)
         dead[(slice(b), slice(t))[: 1 + grid]] = ~np.asarray(inputs.mask) if grid else False
