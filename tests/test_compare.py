@@ -5,7 +5,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from test_advantages import credit_inputs
 
 from hiperjax.learning.credit.compare import (
     between_segments,
@@ -15,10 +14,11 @@ from hiperjax.learning.credit.compare import (
 )
 from hiperjax.learning.credit.registry import ESTIMATORS
 from hiperjax.learning.statistics import explained_variance
+from hiperjax.testing import example_inputs
 
 
 def test_every_estimator_in_one_jitted_call():
-    inputs = credit_inputs(3, b=8)
+    inputs = example_inputs(3, episodes=8, turns=7)
     names = usable_estimators(inputs)
     assert set(names) == set(ESTIMATORS)
     signals = jnp.asarray(np.random.default_rng(0).normal(size=(8, 7, 3, 5)), jnp.float32)
@@ -32,8 +32,8 @@ def test_every_estimator_in_one_jitted_call():
 
 
 def test_estimators_whose_needs_are_not_met_are_left_out():
-    absent = {"milestone", "state_id", "v_token"}
-    inputs = credit_inputs()._replace(**dict.fromkeys(absent))
+    absent = {"milestone", "state_id", "v_token", "satisfied"}
+    inputs = example_inputs()._replace(**dict.fromkeys(absent))
     left = {name for name, estimator in ESTIMATORS.items() if absent.isdisjoint(estimator.needs)}
     assert set(usable_estimators(inputs)) == left < set(ESTIMATORS)
 
