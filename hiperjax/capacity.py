@@ -259,7 +259,7 @@ def _weights(config: TransformerConfig, mesh: AbstractMesh, frozen_size: int) ->
     items.append(Item("policy, float32", 4.0 * trained, what))
     if size < 4 and not config.lora_rank:
         items.append(Item("compute copy", float(size * trained), f"{config.dtype}, one per update"))
-    items.append(Item("Adam moments", 8.0 * trained, "two float32 a trained parameter"))
+    items.append(Item("Adam moments", 8.0 * trained, "two float32 per trained parameter"))
     return items
 
 
@@ -343,6 +343,7 @@ def plan(
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
         rows=load.micro_rows,
+        what="sequences of ppo.micro_sequences",
     )
     reference_dtype, frozen_dtype = reference_dtype or config.dtype, frozen_dtype or config.dtype
     memory = _weights(config, mesh, jnp.dtype(frozen_dtype).itemsize)

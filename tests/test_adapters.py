@@ -228,6 +228,14 @@ def test_tasks_of_servers_come_from_a_file(tmp_path):
             make_suite("mcp", **options)
     with pytest.raises(SuiteError, match="option id is 'Nothing-v0'"):
         make_suite("gymnasium", id="Nothing-v0")
+    with pytest.raises(SuiteError, match="No module named 'nowhere_at_all'"):
+        make_suite("gymnasium", id="nowhere_at_all:Game-v0")
+
+
+def test_a_gymnasium_environment_is_found_in_the_module_its_id_names():
+    suite = make_suite("gymnasium", id="hiperjax.envs.gym:hiperjax/household-tiny-v0", tasks=2)
+    assert suite.name == "gymnasium-household-tiny-v0"
+    check_suite(suite, fresh_process=False)
 
 
 class SkyRL:

@@ -1,6 +1,7 @@
 """Suites over environments registered with Gymnasium, by their id."""
 
 import dataclasses
+import importlib
 from functools import partial
 from typing import Any
 
@@ -38,8 +39,11 @@ def make_gymnasium_suite(**options: Any) -> AdaptedSuite:
     o = GymnasiumOptions(**options)
     import gymnasium
 
+    module, _, name = o.id.rpartition(":")
     try:
-        gymnasium.spec(o.id)
+        if module:  # `gymnasium.make` imports it, `gymnasium.spec` does not
+            importlib.import_module(module)
+        gymnasium.spec(name)
     except (gymnasium.error.Error, ImportError) as error:
         said = str(error).splitlines()[0]
         raise SuiteError(f"suite gymnasium: option id is {o.id!r}: {said}") from error
@@ -49,7 +53,7 @@ def make_gymnasium_suite(**options: Any) -> AdaptedSuite:
             "train": [f"seed-{n}" for n in range(o.tasks)],
             "unseen": [f"unseen-{n}" for n in range(o.held_out)],
         },
-        name=f"gymnasium-{o.id.rpartition('/')[2]}",
+        name=f"gymnasium-{name.rpartition('/')[2]}",
         role=o.role,
         max_turns=o.max_turns,
         actions=o.actions,
