@@ -9,7 +9,7 @@ import pathlib
 from typing import Literal
 
 from hiperjax.estimator_options import EstimatorOptions
-from hiperjax.judging_options import JudgeConfig
+from hiperjax.judging_options import JudgeConfig, RubricConfig
 from hiperjax.planning_options import PlanConfig
 
 Projection = Literal["q", "k", "v", "o", "gate", "up", "down"]
@@ -391,6 +391,7 @@ class RunConfig:
     credit: CreditConfig = CreditConfig()
     critic: CriticConfig = CriticConfig()
     judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
+    rubric: RubricConfig = dataclasses.field(default_factory=RubricConfig)
     ppo: PpoConfig = PpoConfig()
     eval: EvalConfig = EvalConfig()
     track: TrackConfig = TrackConfig()

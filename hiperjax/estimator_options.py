@@ -51,3 +51,5 @@ class EstimatorOptions:
     checklist_latch: bool = False
     """checklist_...: a criterion that held before all it depends on had held pays when that is
     complete; else, as published, it never pays."""
+    drop_one_sided: float = 0.0
+    """openrs: groups whose mean return is further from 0 than this teach nothing; 0: all teach."""

@@ -1,6 +1,7 @@
 """Settings of judges, apart from `config.py` for its length; the run's configuration holds them."""
 
 import dataclasses
+import pathlib
 from typing import Literal
 
 
@@ -34,3 +35,31 @@ class JudgeConfig:
     """Share of verdicts on criteria that are turned over, to study what noise does."""
     max_failure_rate: float = 0.1
     """Stop the run when a larger share of an iteration's verdicts fails."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RubricConfig:
+    """Comparison of the episodes of a task by a rubric, and what it pays."""
+
+    reward: Literal["off", "replace", "add"] = "off"
+    """What an episode is worth beside the others is paid with its last turn (times reward_scale):
+    not at all, in place of the environment's reward, or beside it."""
+    path: pathlib.Path | None = None
+    """JSON list of criteria (docs/judging.md); none: whether it is done, repetition, turns."""
+    anchor: Literal["random", "all"] = "random"
+    """With whom an episode is compared: one of its group, drawn, or each of the others."""
+    grade: Literal["verdict", "score"] = "verdict"
+    """1, 0 or -1, where both orders agree; or the mean of both orders' scores, from -2 to 2."""
+    margin: float = 0.0
+    """verdict: by how much one order has to prefer an episode."""
+    both_orders: bool = True
+    """Compare each pair twice, either episode first: judges prefer places."""
+    max_malformed: float = 1.0
+    """Gate: an episode of which a larger share of replies is malformed is worth -2."""
+    max_inadmissible: float = 1.0
+    """Gate: the same for actions that the world does not understand."""
+    allow_truncated: bool = True
+    """Gate: else an episode that the turn limit cut is worth -2."""
+    check_gates: bool = False
+    """Gate: an episode that ends without a criterion which its checklist calls a gate is worth
+    -2."""

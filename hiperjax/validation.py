@@ -144,6 +144,9 @@ RANGES: dict[str, Range] = {
     "judge.transcript_length": COUNT,
     "judge.flip": SHARE,
     "judge.max_failure_rate": SHARE,
+    "rubric.margin": WEIGHT,
+    "rubric.max_malformed": SHARE,
+    "rubric.max_inadmissible": SHARE,
     "ppo.learning_rate": RATE,
     "ppo.learning_rate_end": SHARE,
     "ppo.warmup_steps": COUNT_OR_NONE,
@@ -233,6 +236,7 @@ def validate(config: RunConfig) -> RunConfig:
     _check_boundaries(config)
     _check_executor(config)
     _check_judge(config.judge)
+    _check_rubric(config)
     _require(bool(config.eval.splits), "eval.splits is empty; expected at least one split")
     m = config.mesh
     for name in ("data", "fsdp", "tensor"):
@@ -340,6 +344,15 @@ def _check_judge(j: JudgeConfig) -> None:
         (j.kind == "callable") == bool(j.function),
         f"judge.kind is {j.kind}, judge.function {j.function!r}; expected a function exactly where "
         "the judge is a callable",
+    )
+
+
+def _check_rubric(config: RunConfig) -> None:
+    size = config.rollout.group_size
+    _require(
+        config.rubric.reward == "off" or size > 1,
+        f"rubric.reward is {config.rubric.reward} with rollout.group_size {size}; expected at "
+        "least 2: episodes of one task are compared",
     )
 
 

@@ -13,27 +13,15 @@ from collections.abc import Sequence
 from hiperjax.config import ConfigError, RunConfig
 from hiperjax.envs.base import Suite
 from hiperjax.envs.criteria import check_checklist
-from hiperjax.judging.base import Failed, Judge, Question, Request, Verdict, transcribe_episode
+from hiperjax.judging.base import Judge, Question, Request, Verdict, transcribe_episode
 from hiperjax.judging.cache import VERDICTS, VerdictCache
 from hiperjax.judging.http import HttpJudge
 from hiperjax.judging.program import FunctionJudge
 from hiperjax.judging_options import JudgeConfig
 from hiperjax.learning.credit.registry import find_estimator
+from hiperjax.training.rubrics import RubricStage, make_rubric_stage
+from hiperjax.training.scored import Scored, note_answers
 from hiperjax.types import Checklist, Trajectory
-
-
-@dataclasses.dataclass
-class Scored:
-    """Episodes to learn from, and what became of the others."""
-
-    trajectories: list[Trajectory]
-    metrics: dict[str, float]
-    verdicts: int = 0
-    """asked for"""
-    failed: int = 0
-    """verdicts that failed"""
-    reasons: list[str] = dataclasses.field(default_factory=list)
-    """why, each once"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +33,16 @@ class EpisodeScorer:
     """whether tasks' checklists are wanted"""
     judge: Judge | None = None
     """who verifies them; None: the world did"""
+    rubric: RubricStage | None = None
+    """compares the episodes of a task, where that pays"""
     flip: float = 0.0
-    """share of verdicts turned over"""
+    """share of verdicts on criteria turned over"""
     seed: int = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether episodes are learned from as they were collected."""
+        return not self.checklists and self.rubric is None
 
     def score(self, trajectories: Sequence[Trajectory], *, iteration: int) -> Scored:
         """The episodes with what the run rewards them for.
@@ -56,17 +51,18 @@ class EpisodeScorer:
           StopAsked: while a judge was waited for.
         """
         scored = Scored(list(trajectories), {})
-        if not self.checklists:
-            return scored
-        self._attach(scored)
-        if self.judge is not None:
-            self._verify(scored, self.judge)
-        if self.flip:
-            scored.trajectories = [
-                self._turn_over(t, f"{self.seed}/{iteration}/{number}")
-                for number, t in enumerate(scored.trajectories)
-            ]
-        scored.metrics |= measure_criteria(scored.trajectories)
+        if self.checklists:
+            self._attach(scored)
+            if self.judge is not None:
+                self._verify(scored, self.judge)
+            if self.flip:
+                scored.trajectories = [
+                    self._turn_over(t, f"{self.seed}/{iteration}/{number}")
+                    for number, t in enumerate(scored.trajectories)
+                ]
+            scored.metrics |= measure_criteria(scored.trajectories)
+        if self.rubric is not None:
+            self.rubric.apply(scored, iteration=iteration)
         return scored
 
     def _attach(self, scored: Scored) -> None:
@@ -108,19 +104,16 @@ class EpisodeScorer:
             if t.checklist is not None
             for k in range(len(t.turns))
         ]
-        answers = iter(judge.verdicts(requests))
-        kept, ungrounded = [], 0
+        given = judge.verdicts(requests)
+        note_answers(scored, given)
+        answers = iter(given)
+        kept = []
         for trajectory in scored.trajectories:
             own = [next(answers) for _ in trajectory.turns]
             fine = [each for each in own if isinstance(each, Verdict)]
-            note_failures(scored, own)
-            ungrounded += sum(len(each.ungrounded) for each in fine)
             if len(fine) == len(own):
                 kept.append(_with_satisfied(trajectory, [_names(each) for each in fine]))
         scored.trajectories = kept
-        scored.metrics["judge/ungrounded"] = float(ungrounded)
-        scored.metrics["judge/verdicts"] = float(scored.verdicts)
-        scored.metrics["judge/failed"] = float(scored.failed)
 
     def _turn_over(self, trajectory: Trajectory, episode: str) -> Trajectory:
         """Verdicts changed at random, always the same ones; what a criterion is said to be lasts
@@ -136,14 +129,6 @@ class EpisodeScorer:
             }
             flipped.append(turn.satisfied ^ wrong)
         return _with_satisfied(trajectory, flipped)
-
-
-def note_failures(scored: Scored, answers: Sequence[Verdict | Failed]) -> None:
-    """Count what a judge was asked, and what failed."""
-    failed = [each.reason for each in answers if isinstance(each, Failed)]
-    scored.verdicts += len(answers)
-    scored.failed += len(failed)
-    scored.reasons += [reason for reason in dict.fromkeys(failed) if reason not in scored.reasons]
 
 
 def _names(verdict: Verdict) -> frozenset[str]:
@@ -196,9 +181,10 @@ MOST_NAMES = 16
 
 
 def wants_checklists(config: RunConfig) -> bool:
-    """Whether the run learns from checklists."""
+    """Whether the run learns from checklists, or stops episodes at their gates."""
     needs = find_estimator(config.credit.estimator).needs
-    return config.credit.checklist_reward != "off" or "satisfied" in needs
+    gates = config.rubric.reward != "off" and config.rubric.check_gates
+    return config.credit.checklist_reward != "off" or "satisfied" in needs or gates
 
 
 def make_judge(config: JudgeConfig, folder: pathlib.Path | None) -> Judge | None:
@@ -233,8 +219,10 @@ def make_scorer(
       ConfigError: the run learns from checklists, and the suite has none or does not verify them.
       ChecklistError: the first task's checklist cannot be paid by.
       JudgeError: the judge cannot be made.
+      RubricError: nobody can judge by the rubric.
     """
     wanted = wants_checklists(config)
+    pays_rubric = config.rubric.reward != "off"
     if wanted:
         task = suite.tasks("train")[0]
         checklist = suite.checklist(task)
@@ -251,10 +239,12 @@ def make_scorer(
                 f"{asked}, and judge.kind is program: the suite {suite.name} does not verify its "
                 "criteria; expected judge.kind callable or http"
             )
+    judge = make_judge(config.judge, folder) if wanted or pays_rubric else None
     return EpisodeScorer(
         suite=suite,
         checklists=wanted,
-        judge=make_judge(config.judge, folder) if wanted else None,
+        judge=judge if wanted else None,
+        rubric=make_rubric_stage(config, judge),
         flip=config.judge.flip,
         seed=config.seed,
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hiperjax.distributed.processes import allgather_objects, is_first
 from hiperjax.stop import REQUEST, StopAsked
 from hiperjax.training.run import Run, save
-from hiperjax.training.scorer import Scored
+from hiperjax.training.scored import Scored
 from hiperjax.training.stopped import TrainingStopped
 from hiperjax.training.timer import Timer
 from hiperjax.types import Trajectory
@@ -20,7 +20,7 @@ def score(run: Run, trajectories: Sequence[Trajectory], timer: Timer) -> Scored:
     Raises:
       TrainingStopped: a larger share of the verdicts failed than the config allows.
     """
-    if not run.scorer.checklists:
+    if run.scorer.idle:
         return Scored(list(trajectories), {})
     config, i = run.components.config, run.iteration
     doing = f"giving up the verdicts of iteration {i + 1}, which a resumed run asks for, and saving"

@@ -105,6 +105,23 @@ def reinforce_pp_baseline_credit(inputs: CreditInputs, options: EstimatorOptions
     return uniform_credit(adv, inputs)
 
 
+def openrs_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
+    """The episode's return as it is, neither centered nor scaled: for what a comparison within the
+    group pays (`rubric.reward`), which is relative already.
+
+    BRPO (arXiv 2506.00103), and OpenRS (arXiv 2602.14069) on top of it. Groups whose mean is
+    further from 0 than `drop_one_sided` had a bad anchor: their advantages are 0.
+
+    Options: drop_one_sided.
+    """
+    returns = jnp.where(inputs.mask, inputs.reward, 0).sum(axis=1)
+    ids = groups.dense_ids(require_field(inputs, "group_id"))
+    mean = groups.set_stats(returns, ids, inputs.mask.any(axis=1)).mean
+    fair = (options.drop_one_sided <= 0) | (jnp.abs(mean) <= options.drop_one_sided)
+    adv = groups.per_turn(jnp.where(fair, returns, 0), inputs.reward)
+    return uniform_credit(jnp.where(inputs.mask, adv, 0), inputs)
+
+
 def token_counts(inputs: CreditInputs) -> Array:
     """Reply tokens per turn; one each where they are not given."""
     return (
@@ -238,4 +255,5 @@ GROUP_ESTIMATORS = (
     group_estimator("graphgpo", graphgpo_credit, (*ANCHORS, "success", "final_state_id")),
     group_estimator("g2po", g2po_credit, (*ANCHORS, "success")),
     group_estimator("beacon", beacon_credit, (*GROUPS, "milestone")),
+    group_estimator("openrs", openrs_credit),
 )
