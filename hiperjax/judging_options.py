@@ -46,7 +46,7 @@ class RubricConfig:
     not at all, in place of the environment's reward, or beside it."""
     path: pathlib.Path | None = None
     """JSON list of criteria (docs/judging.md); none: whether it is done, repetition, turns."""
-    anchor: Literal["random", "all"] = "random"
+    against: Literal["random", "all"] = "random"
     """With whom an episode is compared: one of its group, drawn, or each of the others."""
     grade: Literal["verdict", "score"] = "verdict"
     """1, 0 or -1, where both orders agree; or the mean of both orders' scores, from -2 to 2."""

@@ -15,6 +15,7 @@ from hiperjax.config import (
     RolloutConfig,
     RunConfig,
 )
+from hiperjax.judging_options import RubricConfig
 
 DEFAULT = "household-tiny"
 
@@ -83,6 +84,40 @@ _WEBSHOP_TINY = dataclasses.replace(
     ppo=dataclasses.replace(_TINY_PPO, sequence_length=208),
     imitation=ImitationConfig(steps=400, episodes=2000, check_every=10, stop_loss=0.27),
     eval=EvalConfig(splits=("test",)),
+)
+
+_DESK_TINY = dataclasses.replace(
+    _HOUSEHOLD_TINY,
+    iterations=30,
+    target=None,
+    env=EnvConfig(suite="desk", max_turns=10),
+    prompt=PromptConfig(
+        style="compact", history_length=2, prompt_length=136, reply_length=32, window_length=320
+    ),
+    ppo=dataclasses.replace(_TINY_PPO, sequence_length=168),
+    imitation=ImitationConfig(steps=400, episodes=1600, check_every=10, stop_loss=0.5),
+    eval=EvalConfig(splits=("unseen", "transfer")),
+)
+
+_CHECKLIST_TINY = dataclasses.replace(
+    _HOUSEHOLD_TINY,
+    target=None,
+    rollout=dataclasses.replace(_HOUSEHOLD_TINY.rollout, group_size=8),
+    # A weak start, and no word of success: only criteria pay.
+    imitation=dataclasses.replace(_HOUSEHOLD_TINY.imitation, stop_loss=0.2),
+    credit=dataclasses.replace(
+        _TINY_CREDIT,
+        estimator="checklist_trajectory",
+        checklist_reward="replace",
+        whitening="none",
+    ),
+)
+
+_RUBRIC_TINY = dataclasses.replace(
+    _CHECKLIST_TINY,
+    # No reward of the world's: only comparisons of the episodes of a task pay.
+    rubric=RubricConfig(reward="replace", max_malformed=0.5),
+    credit=dataclasses.replace(_TINY_CREDIT, estimator="openrs", whitening="none"),
 )
 
 _ALFWORLD_SMALL_MEDIOCRE = dataclasses.replace(
@@ -216,6 +251,21 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
             "webshop-tiny",
             "the generated WebShop catalogue, made small, and a tiny transformer",
             _WEBSHOP_TINY,
+        ),
+        (
+            "desk-tiny",
+            "the support desk: tools, criteria checked by program, gates; a tiny transformer",
+            _DESK_TINY,
+        ),
+        (
+            "checklist-tiny",
+            "household games paid by the criteria of a checklist alone (CM2), from a weak start",
+            _CHECKLIST_TINY,
+        ),
+        (
+            "rubric-tiny",
+            "household games paid by comparison with an episode of the same task (OpenRS)",
+            _RUBRIC_TINY,
         ),
         (
             "alfworld-small",

@@ -31,7 +31,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
     "config": {"estimator_options", "planning_options", "judging_options"},
     "models": {"kernels", "files"},
     "validation": {"config", "estimator_options", "planning_options", "judging_options"},
-    "presets": {"config"},
+    "presets": {"config", "judging_options"},
     "capacity": {"kernels", "models", "distributed", "devices"},
     "envs": {"types", "intervals", "files", "stop", "entry_points"},
     "judging": {"types", "files", "stop"},

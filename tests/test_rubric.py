@@ -1,4 +1,4 @@
-"""Rubrics: scores of a comparison, both orders, anchors, gates, and what an episode is paid."""
+"""Rubrics: scores of a comparison, both orders, pairs, gates, and what an episode is paid."""
 
 import dataclasses
 import http.server
@@ -84,13 +84,13 @@ def test_both_orders_must_agree(forward, backward, margin, verdict):
     assert decide(forward, backward, margin) == verdict
 
 
-def test_the_anchor_is_drawn_and_always_the_same():
+def test_whom_all_are_compared_with_is_drawn_and_always_the_same():
     pairs = choose_pairs(5, "random", "7/3/one")
     assert pairs == choose_pairs(5, "random", "7/3/one") and len(pairs) == 4
-    (anchor,) = {j for _, j in pairs}
-    assert [i for i, _ in pairs] == [i for i in range(5) if i != anchor]
-    drawn = {choose_pairs(5, "random", f"7/{n}/one")[0][1] for n in range(40)}
-    assert drawn == set(range(5)), "every episode is an anchor at times"
+    (drawn,) = {j for _, j in pairs}
+    assert [i for i, _ in pairs] == [i for i in range(5) if i != drawn]
+    every = {choose_pairs(5, "random", f"7/{n}/one")[0][1] for n in range(40)}
+    assert every == set(range(5)), "all have their turn"
     assert choose_pairs(3, "all", "") == [(0, 1), (0, 2), (1, 2)]
 
 
@@ -101,10 +101,10 @@ def compare(judge, episodes, **options):
 
 def test_the_program_prefers_by_facts():
     episodes = [play(2), play(3), play(6)]
-    found = compare(FactJudge(SHORT), episodes, anchor="all")
+    found = compare(FactJudge(SHORT), episodes, against="all")
     assert found.worth == (1, 0, -1) and (found.disagreed, found.pairs) == (0, 3)
     assert len(found.answers) == 6
-    graded = compare(FactJudge(SHORT), episodes, anchor="all", grade="score", both_orders=False)
+    graded = compare(FactJudge(SHORT), episodes, against="all", grade="score", both_orders=False)
     assert graded.worth == (1.5, 0.5, -2) and len(graded.answers) == 3
     with pytest.raises(RubricError, match="no fact"):
         FactJudge((RubricItem("a", "?", "core"),))
@@ -125,9 +125,9 @@ class FirstIsBest:
 
 
 def test_a_judge_that_prefers_a_place_says_nothing_and_failures_take_episodes_out():
-    found = compare(FirstIsBest(), [play(2), play(3), play(6)], anchor="all")
+    found = compare(FirstIsBest(), [play(2), play(3), play(6)], against="all")
     assert found.worth == (None, None, None) and found.disagreed == 1
-    fine = compare(FirstIsBest(), [play(2), play(3), play(4)], anchor="all")
+    fine = compare(FirstIsBest(), [play(2), play(3), play(4)], against="all")
     assert fine.worth == (0, 0, 0) and fine.disagreed == 3
     tricked = compare(FirstIsBest(), [play(2), play(3)], both_orders=False)
     assert sorted(x for x in tricked.worth if x is not None) == [0, 1]
@@ -135,7 +135,7 @@ def test_a_judge_that_prefers_a_place_says_nothing_and_failures_take_episodes_ou
 
 def make_stage(**options) -> RubricStage:
     chosen = RubricConfig(reward="replace", **options)
-    pairing = Pairing(SHORT, chosen.anchor, chosen.grade, chosen.margin, chosen.both_orders)
+    pairing = Pairing(SHORT, chosen.against, chosen.grade, chosen.margin, chosen.both_orders)
     return RubricStage(FactJudge(SHORT), pairing, chosen)
 
 
@@ -147,7 +147,7 @@ def apply(stage: RubricStage, *episodes: Trajectory) -> Scored:
 
 def test_what_an_episode_is_worth_is_paid_with_its_last_turn():
     episodes = [play(2), play(4), play(3, "two"), play(3, "two", seed=1), play(5, "alone")]
-    scored = apply(make_stage(anchor="all"), *episodes)
+    scored = apply(make_stage(against="all"), *episodes)
     assert [t.task for t in scored.trajectories] == ["one", "one", "two", "two"]
     assert [[turn.reward for turn in t.turns] for t in scored.trajectories[:2]] == [
         [0, 1], [0, 0, 0, -1]
@@ -174,12 +174,12 @@ def test_a_gate_outweighs_every_preference():
         ({"allow_truncated": False}, [FLOOR, -1]),
         ({"max_inadmissible": 0.5}, [1, -1]),
     ):
-        scored = apply(make_stage(anchor="all", **options), short, long)
+        scored = apply(make_stage(against="all", **options), short, long)
         assert [t.judged["rubric"] for t in scored.trajectories] == worths
         assert scored.metrics["rubric/gated"] == (0.5 if options and worths[0] < 0 else 0)
     turns = tuple(dataclasses.replace(t, admissible=False) for t in short.turns)
     wild = dataclasses.replace(short, turns=turns)
-    scored = apply(make_stage(anchor="all", max_inadmissible=0.5), wild, long)
+    scored = apply(make_stage(against="all", max_inadmissible=0.5), wild, long)
     assert [t.judged["rubric"] for t in scored.trajectories] == [FLOOR, -1]
 
 
@@ -253,9 +253,9 @@ def test_a_language_model_compares_through_its_address():
     thread.start()
     judge = HttpJudge(f"http://127.0.0.1:{server.server_address[1]}", "m", concurrency=2)
     try:
-        found = compare(judge, [play(2), play(3)], anchor="all")
+        found = compare(judge, [play(2), play(3)], against="all")
         assert found.worth == (1, -1) and found.disagreed == 0
-        lied = compare(judge, [play(4), play(5)], anchor="all")
+        lied = compare(judge, [play(4), play(5)], against="all")
         assert lied.worth == (0, 0)
         assert [a.ungrounded for a in lied.answers if isinstance(a, Verdict)] == [("brief",)] * 2
     finally:

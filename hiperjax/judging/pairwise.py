@@ -9,7 +9,7 @@ from hiperjax.judging.base import Failed, Judge, Question, Request, Transcript, 
 from hiperjax.judging.rubric import Rubric, RubricError, RubricItem, aggregate, decide
 from hiperjax.types import Ending, Trajectory
 
-Anchor = Literal["random", "all"]
+Against = Literal["random", "all"]
 """One episode of the group, drawn, with which the others are compared; or each with each."""
 Grade = Literal["verdict", "score"]
 """1, 0 or -1, where both orders agree; or the mean score of both orders, from -2 to 2."""
@@ -20,11 +20,11 @@ class Pairing:
     """How the episodes of a group are compared."""
 
     rubric: Rubric
-    anchor: Anchor = "random"
+    against: Against = "random"
     grade: Grade = "verdict"
     margin: float = 0.0
     both_orders: bool = True
-    """False: only the episode against its anchor, half as many requests"""
+    """False: only the episode against the other, half as many requests"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +106,10 @@ def compare_groups(
       judge: who compares.
       pairing: whom, and by what.
       groups: each of episodes of one task.
-      draws: what the choice of each group's anchor depends on, and nothing else.
+      draws: what the choice of an episode of each group depends on, and nothing else.
     """
     pairs = [
-        choose_pairs(len(group), pairing.anchor, draw)
+        choose_pairs(len(group), pairing.against, draw)
         for group, draw in zip(groups, draws, strict=True)
     ]
     orders = [
@@ -150,7 +150,7 @@ def _settle(
             own = _grade(pairing, forward, backward)
             disagreed += forward * backward > 0
         worth[i].append(own)
-        if pairing.anchor == "all":
+        if pairing.against == "all":
             worth[j].append(None if own is None else -own)
     return Compared(tuple(map(_mean, worth)), tuple(answers.values()), disagreed, len(pairs))
 
@@ -162,16 +162,16 @@ def _grade(pairing: Pairing, forward: float, backward: float) -> float:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """Of comparisons; 0 of an anchor, which is compared with nobody; None where one failed."""
+    """Of comparisons; 0 of the one drawn, which is compared with nobody; None where one failed."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return None
     return sum(known) / len(known) if known else 0.0
 
 
-def choose_pairs(count: int, anchor: Anchor, draw: str) -> list[tuple[int, int]]:
-    """Which episodes of a group are compared: (episode, anchor), or each pair once."""
-    if anchor == "all":
+def choose_pairs(count: int, against: Against, draw: str) -> list[tuple[int, int]]:
+    """Which episodes of a group are compared: (episode, the one drawn), or each pair once."""
+    if against == "all":
         return [(i, j) for i in range(count) for j in range(i + 1, count)]
     chosen = int.from_bytes(hashlib.sha256(draw.encode()).digest()[:8]) % count
     return [(i, chosen) for i in range(count) if i != chosen]

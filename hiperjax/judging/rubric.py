@@ -38,7 +38,9 @@ class RubricItem:
 Rubric = tuple[RubricItem, ...]
 
 DEFAULT: Rubric = (
-    RubricItem("done", "Which episode comes closer to what the task asks?", "core", "success"),
+    RubricItem(
+        "done", "Which episode comes closer to what the task asks?", "core", "score", step=0.25
+    ),
     RubricItem(
         "repeats", "Which episode repeats itself less?", "important", "repeated", "lower", 0.25
     ),

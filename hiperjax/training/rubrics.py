@@ -119,5 +119,5 @@ def make_rubric_stage(config: RunConfig, judge: Judge | None) -> RubricStage | N
     if options.reward == "off":
         return None
     rubric = load_rubric(options.path)
-    pairing = Pairing(rubric, options.anchor, options.grade, options.margin, options.both_orders)
+    pairing = Pairing(rubric, options.against, options.grade, options.margin, options.both_orders)
     return RubricStage(judge or FactJudge(rubric), pairing, options, config.seed)

@@ -110,7 +110,8 @@ def openrs_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     group pays (`rubric.reward`), which is relative already.
 
     BRPO (arXiv 2506.00103), and OpenRS (arXiv 2602.14069) on top of it. Groups whose mean is
-    further from 0 than `drop_one_sided` had a bad anchor: their advantages are 0.
+    further from 0 than `drop_one_sided` were compared with too good or too bad an episode: their
+    advantages are 0.
 
     Options: drop_one_sided.
     """
