@@ -12,7 +12,6 @@ from helpers.episodes import make_trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.judging.base import Failed, Verdict, check_marks, transcribe_episode
 from hiperjax.judging.http import HttpJudge
 from hiperjax.judging.pairwise import (
@@ -56,15 +55,14 @@ def show(*episodes: Trajectory):
     return [dataclasses.replace(transcribe_episode(t), facts=list_facts(t)) for t in episodes]
 
 
-def score_rubric(right: float, kind: float, nice: float, whole: float, safe: float = 0) -> float:
-    marks = {"right": right, "kind": kind, "nice": nice, "whole": whole, "safe": safe}
-    return aggregate(marks, RUBRIC)
+def score_rubric(*marks: int) -> float:
+    return aggregate({i.name: float(m) for i, m in zip(RUBRIC, marks, strict=True)}, RUBRIC)
 
 
 def test_scores_weigh_by_importance_and_a_fatal_one_outweighs_all():
-    assert score_rubric(1, -2, 0, 2) == pytest.approx(11 / 12)
+    assert score_rubric(1, -2, 0, 2, 0) == pytest.approx(11 / 12)
     assert score_rubric(1, -2, 0, 2, -1) == -1
-    assert score_rubric(0, 0, 0, 0) == 0
+    assert score_rubric(0, 0, 0, 0, 0) == 0
 
 
 @given(st.lists(st.integers(-2, 2), min_size=5, max_size=5))
@@ -166,7 +164,11 @@ def test_a_gate_outweighs_every_preference():
     short = play(2, checklist=gate, ending=Ending.TRUNCATED)
     long = play(4, checklist=gate, ending=Ending.TERMINATED)
     long = dataclasses.replace(
-        long, turns=(*long.turns[:-1], dataclasses.replace(long.turns[-1], satisfied={"safe"}))
+        long,
+        turns=(
+            *long.turns[:-1],
+            dataclasses.replace(long.turns[-1], satisfied=frozenset({"safe"})),
+        ),
     )
     for options, worths in (
         ({}, [1, -1]),
@@ -192,9 +194,9 @@ def test_the_estimator_takes_returns_as_they_are_and_drops_one_sided_groups():
         bootstrap_low=ones[:, 0], bootstrap_high=ones[:, 0], bootstrap_term=ones[:, 0],
         group_id=jnp.array([0, 0, 5, 5]),
     )  # fmt: skip
-    all_teach = estimate("openrs", inputs, EstimatorOptions()).adv_low
+    all_teach = estimate("openrs", inputs).adv_low
     np.testing.assert_array_equal(all_teach, [[1, 1], [-1, 0], [1, 1], [1, 0]])
-    fair = estimate("openrs", inputs, EstimatorOptions(drop_one_sided=0.8)).adv_low
+    fair = estimate("openrs", inputs, drop_one_sided=0.8).adv_low
     np.testing.assert_array_equal(fair, [[1, 1], [-1, 0], [0, 0], [0, 0]])
 
 
@@ -204,10 +206,11 @@ def test_the_estimator_takes_returns_as_they_are_and_drops_one_sided_groups():
         ("{", "expected a JSON list"),
         ("[]", "expected a JSON list"),
         ("[3]", "criterion 1: found 3; expected an object"),
-        ('[{"name": "a", "question": "?"}]', "missing 1 required positional argument"),
+        ('[{"name": "a", "question": "?"}]', "importance is None; expected one of core"),
+        ('[{"name": "a", "weight": 3}]', "found 'weight'; expected name, question"),
         ('[{"name": "a", "question": "?", "importance": "big"}]', "importance is 'big'; expected"),
         ('[{"name": "a", "question": "?", "importance": "core", "step": 0}]', "step is 0; exp"),
-        ('[{"name": "", "question": "?", "importance": "core"}]', "expected a name and a question"),
+        ('[{"name": "", "question": "?", "importance": "core"}]', "name is ''; expected a text"),
         ('[{"name": "a", "question": 3, "importance": "core"}]', "question is 3; expected a text"),
         (json.dumps([{"name": "a", "question": "?", "importance": "core"}] * 2), "each once"),
     ],

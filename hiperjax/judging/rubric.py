@@ -35,6 +35,7 @@ class RubricItem:
     """difference of the fact that scores 1; twice as much scores 2"""
 
 
+FIELDS = tuple(field.name for field in dataclasses.fields(RubricItem))
 Rubric = tuple[RubricItem, ...]
 
 DEFAULT: Rubric = (
@@ -105,19 +106,18 @@ def load_rubric(path: pathlib.Path | None) -> Rubric:
 def _read_item(row: Any, where: str) -> RubricItem:
     if not isinstance(row, dict):
         raise RubricError(f"{where}: found {row!r:.60}; expected an object")
-    try:
-        item = RubricItem(**row)
-    except TypeError as error:
-        raise RubricError(f"{where}: {error}") from error
+    for name in row:
+        if name not in FIELDS:
+            raise RubricError(f"{where}: found {name!r}; expected {', '.join(FIELDS)}")
     for name in ("name", "question", "fact"):
-        if not isinstance(getattr(item, name), str):
-            raise RubricError(f"{where}: {name} is {getattr(item, name)!r}; expected a text")
+        found = row.get(name, "")
+        if not isinstance(found, str) or not (found or name == "fact"):
+            raise RubricError(f"{where}: {name} is {row.get(name)!r}; expected a text")
     for name, allowed in (("importance", get_args(Importance)), ("better", ("higher", "lower"))):
-        if getattr(item, name) not in allowed:
-            found = getattr(item, name)
+        found = row.get(name, "higher" if name == "better" else None)
+        if found not in allowed:
             raise RubricError(f"{where}: {name} is {found!r}; expected one of {', '.join(allowed)}")
-    if isinstance(item.step, bool) or not isinstance(item.step, int | float) or item.step <= 0:
-        raise RubricError(f"{where}: step is {item.step!r}; expected a number above 0")
-    if not item.name or not item.question:
-        raise RubricError(f"{where}: expected a name and a question")
-    return item
+    step = row.get("step", 0.5)
+    if isinstance(step, bool) or not isinstance(step, int | float) or not step > 0:
+        raise RubricError(f"{where}: step is {step!r}; expected a number above 0")
+    return RubricItem(**(row | {"step": float(step)}))
