@@ -65,13 +65,13 @@ def make_player(suite: WaitingSuite, args: argparse.Namespace) -> tuple[Rollout,
     )
     tokenizer = train_tokenizer((t for d in demos for t in list_texts(renderer, d)), TAGS)
     model = TransformerConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_layers=2,
-        num_heads=4, num_kv_heads=2, head_dim=16,
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_layers=1,
+        num_heads=2, num_kv_heads=1, head_dim=8,
     )  # fmt: skip
     rollout = Rollout(
         config=model, prompter=Prompter(renderer, tokenizer, 120), suite=suite,
         workers=make_workers(suite), slots=args.slots, prompt_length=120, reply_length=12,
-        max_turns=args.turns, decode_chunk=12, refill=1,
+        max_turns=args.turns, decode_chunk=12, refill=4,
     )  # fmt: skip
     return rollout, init_params(model, jax.random.key(0))
 
