@@ -229,8 +229,7 @@ class CreditConfig(EstimatorOptions):
     all. Both are one network: what is not in the loss still moves with it."""
     checklist_reward: Literal["off", "replace", "add", "potential"] = "off"
     """What the task's checklist pays, of at most 1 per episode (times reward_scale): nothing; its
-    criteria as they are satisfied, in place of the environment's reward or beside it; or beside it
-    as a potential, which leaves the best policy what it is."""
+    criteria, in place of the environment's reward or beside it; or beside it as a potential."""
     whitening: Literal["standard", "scale", "none"] = "standard"
     """Each stream over its own turns: to mean 0 and spread 1, spread only, or not at all."""
     weight_low: float = 1.0

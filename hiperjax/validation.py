@@ -348,11 +348,10 @@ def _check_judge(j: JudgeConfig) -> None:
 
 
 def _check_rubric(config: RunConfig) -> None:
-    size = config.rollout.group_size
     _require(
-        config.rubric.reward == "off" or size > 1,
-        f"rubric.reward is {config.rubric.reward} with rollout.group_size {size}; expected at "
-        "least 2: episodes of one task are compared",
+        config.rubric.reward == "off" or config.rollout.group_size > 1,
+        f"rubric.reward is {config.rubric.reward} with rollout.group_size "
+        f"{config.rollout.group_size}; expected at least 2: episodes of one task are compared",
     )
 
 
