@@ -202,7 +202,7 @@ def test_devices_are_parsed_or_refused():
         ({"fsdp": 3}, "does not divide 8 devices"),
         ({"tensor": 8}, "tensor=8 does not divide the model's 12 query heads"),
         ({"critic": "lora"}, "set lora_rank"),
-        ({"load": dataclasses.replace(LOAD, micro_rows=9)}, "does not divide 9 rows"),
+        ({"load": dataclasses.replace(LOAD, micro_rows=9)}, "does not divide 9 sequences"),
     ],
 )
 def test_impossible_plans_are_refused(changes, message):

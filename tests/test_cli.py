@@ -81,7 +81,7 @@ def test_published_presets_are_planned_and_fit_one_h200(capsys, preset, critic):
 def test_plans_follow_the_mesh_and_refuse_what_it_does_not_divide(capsys):
     argv = ("plan", "alfworld-qwen2.5-1.5b", "--device", "v5e-8", "--mesh.fsdp", "8")
     code, _, err = run(capsys, *argv)
-    assert code == 2 and "8 does not divide 4 rows" in err
+    assert code == 2 and "8 does not divide 4 sequences" in err
     code, out, _ = run(capsys, *argv, "--ppo.micro-sequences", "8")
     assert code == 0 and "data=1 fsdp=8 tensor=1" in out
 
