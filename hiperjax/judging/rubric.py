@@ -120,4 +120,5 @@ def _read_item(row: Any, where: str) -> RubricItem:
     step = row.get("step", 0.5)
     if isinstance(step, bool) or not isinstance(step, int | float) or not step > 0:
         raise RubricError(f"{where}: step is {step!r}; expected a number above 0")
-    return RubricItem(**(row | {"step": float(step)}))
+    fields: dict[str, Any] = row | {"step": float(step)}
+    return RubricItem(**fields)
