@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from hiperjax.envs.base import Step
 from hiperjax.envs.ladder import RUNGS, make_ladder_suite
 from hiperjax.learning.credit.registry import estimate
 from hiperjax.learning.credit.tokens import whiten
@@ -301,7 +302,7 @@ def test_the_expert_never_errs_and_observations_keep_the_secret(rung: str) -> No
 def test_what_a_world_does_not_understand_is_a_no_op() -> None:
     env = make_ladder_suite("action").make_env()
     seen = env.reset("red")
-    assert env.step("dance") == (seen, 0.0, False, False, False, False, None, {})
+    assert env.step("dance") == Step(seen, 0.0, False)
     env.step("press red")
     assert env.step("wait")[1:3] == (1.0, True)
     with pytest.raises(RuntimeError, match="call reset"):

@@ -33,6 +33,7 @@ from hiperjax.models.transformer import (
     init_params,
     logits,
 )
+from hiperjax.types import Checklist, Criterion
 
 MODEL = TransformerConfig(
     vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2,
@@ -505,7 +506,8 @@ def test_every_estimator_is_wired_from_scores_to_tokens(name):
     """Traced, not compiled: shapes and fields meet, and every live turn's reply is trained."""
     credit = CreditConfig(estimator=name, gamma=0.9, reward_scale=1.0)
     learner = make_learner("separate", credit=credit, group_size=2)
-    batch, final = packed()
+    listed = Checklist((Criterion("done", "Is it?", 1.0),))
+    batch, final = packed([dataclasses.replace(t, checklist=listed) for t in BATCH])
     state = jax.eval_shape(lambda: fresh(learner))
     scores = jax.eval_shape(learner.score, state, batch, final, np.int32(0))
     _, prepared, _, metrics = jax.eval_shape(learner.assign, state, batch, scores)
