@@ -302,7 +302,7 @@ def test_the_expert_never_errs_and_observations_keep_the_secret(rung: str) -> No
 def test_what_a_world_does_not_understand_is_a_no_op() -> None:
     env = make_ladder_suite("action").make_env()
     seen = env.reset("red")
-    assert env.step("dance") == Step(seen, 0.0, False)
+    assert env.step("dance") == Step(seen, 0.0, False, False)
     env.step("press red")
     assert env.step("wait")[1:3] == (1.0, True)
     with pytest.raises(RuntimeError, match="call reset"):
