@@ -48,9 +48,8 @@ def _count(low: int, high: int = LARGEST) -> Range:
 
 
 SHARE, COUNT, COUNT_OR_NONE = Range(0, 1), _count(1), _count(0)
-RATE, WEIGHT = Range(0, 10), Range(0, 1e6)
+RATE, WEIGHT, POSITIVE = Range(0, 10), Range(0, 1e6), Range(0, 1e6, open_low=True)
 AT_ONCE = _count(1, 1_000_000)  # what memory is taken for at the start: far above any machine's
-POSITIVE = Range(0, 1e6, open_low=True)
 DEVICES = Range(-1, LARGEST, whole=True, why="-1 is as many as the devices allow")
 
 RANGES: dict[str, Range] = {
@@ -123,6 +122,7 @@ RANGES: dict[str, Range] = {
     "credit.history": COUNT_OR_NONE,
     "credit.history_exponent": Range(-100, 100),
     "credit.distance_decay": SHARE,
+    "credit.drop_one_sided": Range(0, 2),
     "credit.success_reward": WEIGHT,
     "credit.weight_low": WEIGHT,
     "credit.weight_high": WEIGHT,
