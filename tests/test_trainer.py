@@ -23,7 +23,7 @@ from hiperjax.config import (
     ModelConfig,
     RunConfig,
 )
-from hiperjax.envs.base import Step, Suite
+from hiperjax.envs.base import Suite
 from hiperjax.envs.workers import InlineWorkers
 from hiperjax.intervals import wilson_interval
 from hiperjax.learning.credit.registry import ESTIMATORS
@@ -344,11 +344,11 @@ class Failing(InlineWorkers):
         super().__init__(suite)
         self.steps, self.share = 0, share
 
-    def _step(self, slot: int, action: str) -> Step:
-        self.steps += 1
-        if self.steps % self.share == 0:
+    def _call(self, method, slot, value):
+        self.steps += method == "step"
+        if method == "step" and self.steps % self.share == 0:
             return self._fail(slot, ZeroDivisionError("the stove is on fire"))
-        return super()._step(slot, action)
+        return super()._call(method, slot, value)
 
 
 def test_an_environment_that_raises_costs_its_episode_and_no_more(finished, tmp_path, capsys):

@@ -31,31 +31,40 @@ class EnvFailure:
 
 
 Method = Literal["reset", "step", "score"]
+NO_EPISODE = "no live episode there; reset it first"
 Answer = Observation | Step | Outcome | EnvFailure | None
 
 
 class EnvWorkers(abc.ABC):
     """Slots of live episodes. A slot is any non-negative int; environments are made on demand."""
 
-    @abc.abstractmethod
     def reset(
         self, slots: Sequence[int], task_ids: Sequence[str]
     ) -> list[Observation | EnvFailure]:
         """Open one task in each slot."""
+        return self.call("reset", slots, task_ids)
 
-    @abc.abstractmethod
     def step(self, slots: Sequence[int], actions: Sequence[str]) -> list[Step | EnvFailure]:
         """Act once in each slot."""
+        return self.call("step", slots, actions)
 
-    @abc.abstractmethod
     def score(
         self, slots: Sequence[int], endings: Sequence[Ending]
     ) -> list[Outcome | EnvFailure | None]:
         """Ask what the episode in each slot comes to, now that it is over."""
+        return self.call("score", slots, endings)
+
+    @abc.abstractmethod
+    def call(self, method: Method, slots: Sequence[int], values: Sequence[Any]) -> list[Any]:
+        """Call a method in each slot; returns the answers, in the order of the slots.
+
+        Raises:
+          RuntimeError: a slot where no episode was opened.
+        """
 
     def ask(self, method: Method, slots: Sequence[int], values: Sequence[Any]) -> None:
         """Begin a method in each slot; `take` hands out what comes of it."""
-        answers = getattr(self, method)(slots, values)
+        answers = self.call(method, slots, values)
         self._answered.extend(zip(slots, answers, strict=True))
 
     def take(self, *, wait: bool) -> list[tuple[int, Answer]]:
@@ -93,18 +102,8 @@ class InlineWorkers(EnvWorkers):
         self._envs: dict[int, CheckedEnv] = {}
         self._tasks: dict[int, str] = {}
 
-    def reset(
-        self, slots: Sequence[int], task_ids: Sequence[str]
-    ) -> list[Observation | EnvFailure]:
-        return [self._reset(slot, task) for slot, task in zip(slots, task_ids, strict=True)]
-
-    def step(self, slots: Sequence[int], actions: Sequence[str]) -> list[Step | EnvFailure]:
-        return [self._step(slot, action) for slot, action in zip(slots, actions, strict=True)]
-
-    def score(
-        self, slots: Sequence[int], endings: Sequence[Ending]
-    ) -> list[Outcome | EnvFailure | None]:
-        return [self._score(slot, ending) for slot, ending in zip(slots, endings, strict=True)]
+    def call(self, method: Method, slots: Sequence[int], values: Sequence[Any]) -> list[Any]:
+        return [self._call(method, *each) for each in zip(slots, values, strict=True)]
 
     def close(self) -> None:
         for env in self._envs.values():
@@ -112,29 +111,16 @@ class InlineWorkers(EnvWorkers):
                 env.close()
         self._envs.clear()
 
-    def _reset(self, slot: int, task_id: str) -> Observation | EnvFailure:
-        self._tasks[slot] = task_id
+    def _call(self, method: Method, slot: int, value: Any) -> Any:
+        if method == "reset":
+            self._tasks[slot] = value
+        elif slot not in self._envs:
+            raise RuntimeError(f"{method} in slot {slot}: {NO_EPISODE}")
         try:  # other people's code runs here; what it raises is reported as data
             if slot not in self._envs:
                 self._envs[slot] = CheckedEnv(self._suite)
-            return self._envs[slot].reset(task_id)
-        except BaseException as error:
-            return self._fail(slot, error)
-
-    def _step(self, slot: int, action: str) -> Step | EnvFailure:
-        if slot not in self._envs:
-            raise RuntimeError(f"step in slot {slot}: no live episode there; reset it first")
-        try:
-            return self._envs[slot].step(action)
+            return getattr(self._envs[slot], method)(value)
         except BaseException as error:  # not every exception is an `Exception`: CancelledError
-            return self._fail(slot, error)
-
-    def _score(self, slot: int, ending: Ending) -> Outcome | EnvFailure | None:
-        if slot not in self._envs:
-            raise RuntimeError(f"score in slot {slot}: no episode there; reset it first")
-        try:
-            return self._envs[slot].score(ending)
-        except BaseException as error:
             return self._fail(slot, error)
 
     def _fail(self, slot: int, error: BaseException) -> EnvFailure:

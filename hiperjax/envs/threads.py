@@ -13,11 +13,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from hiperjax.envs.base import Outcome, Step, Suite
+from hiperjax.envs.base import Suite
 from hiperjax.envs.border import CheckedEnv, describe_error
-from hiperjax.envs.inline import Answer, EnvFailure, EnvWorkers, Method
+from hiperjax.envs.inline import NO_EPISODE, Answer, EnvFailure, EnvWorkers, Method
 from hiperjax.stop import REQUEST
-from hiperjax.types import Ending, Observation
 
 POLL_SECONDS = 0.1
 """How often a wait for an answer looks at deadlines, and whether a stop was asked for."""
@@ -67,7 +66,7 @@ class ThreadWorkers(EnvWorkers):
             if method == "reset":
                 self._tasks[slot] = value
             elif slot not in self._envs:
-                raise RuntimeError(f"{method} in slot {slot}: no live episode; reset it first")
+                raise RuntimeError(f"{method} in slot {slot}: {NO_EPISODE}")
             call = _Call(slot, method, value, self._tasks[slot], self._envs.get(slot))
             self._calls[slot] = call
             self._asked.put(call)
@@ -91,19 +90,6 @@ class ThreadWorkers(EnvWorkers):
         for call in list(self._calls.values()):
             self._give_up(call)
 
-    def reset(
-        self, slots: Sequence[int], task_ids: Sequence[str]
-    ) -> list[Observation | EnvFailure]:
-        return self._ask_and_wait("reset", slots, task_ids)
-
-    def step(self, slots: Sequence[int], actions: Sequence[str]) -> list[Step | EnvFailure]:
-        return self._ask_and_wait("step", slots, actions)
-
-    def score(
-        self, slots: Sequence[int], endings: Sequence[Ending]
-    ) -> list[Outcome | EnvFailure | None]:
-        return self._ask_and_wait("score", slots, endings)
-
     def close(self) -> None:
         for _ in range(self._num_threads):
             self._asked.put(None)
@@ -114,7 +100,7 @@ class ThreadWorkers(EnvWorkers):
                     env.close()
         self._envs.clear()
 
-    def _ask_and_wait(self, method: Method, slots: Sequence[int], values: Sequence[Any]) -> list:
+    def call(self, method: Method, slots: Sequence[int], values: Sequence[Any]) -> list[Any]:
         self.ask(method, slots, values)
         found: dict[int, Any] = {}
         while len(found) < len(slots):

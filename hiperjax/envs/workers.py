@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from hiperjax.envs.base import Outcome, Step, Suite
-from hiperjax.envs.inline import EnvFailure, EnvWorkers, InlineWorkers
+from hiperjax.envs.base import Suite
+from hiperjax.envs.inline import NO_EPISODE, EnvFailure, EnvWorkers, InlineWorkers, Method
 from hiperjax.envs.remotes import (
     CLOSE_SECONDS,
     ProcessRemote,
@@ -22,7 +22,6 @@ from hiperjax.envs.remotes import (
     import_ray,
 )
 from hiperjax.envs.threads import ThreadWorkers
-from hiperjax.types import Ending, Observation
 
 __all__ = [
     "BACKENDS",
@@ -52,27 +51,14 @@ class ShardedWorkers(EnvWorkers):
         self._lost: dict[int, str] = {}
         """slot -> why its episode is gone"""
 
-    def reset(
-        self, slots: Sequence[int], task_ids: Sequence[str]
-    ) -> list[Observation | EnvFailure]:
-        for slot, task_id in zip(slots, task_ids, strict=True):
-            self._tasks[slot] = task_id
-            self._lost.pop(slot, None)  # nobody asked for that episode any more
-        return self._call("reset", slots, task_ids)
-
-    def step(self, slots: Sequence[int], actions: Sequence[str]) -> list[Step | EnvFailure]:
-        for slot in slots:
-            if slot not in self._tasks:
-                raise RuntimeError(f"step in slot {slot}: no live episode there; reset it first")
-        return self._call("step", slots, actions)
-
-    def score(
-        self, slots: Sequence[int], endings: Sequence[Ending]
-    ) -> list[Outcome | EnvFailure | None]:
-        for slot in slots:
-            if slot not in self._tasks:
-                raise RuntimeError(f"score in slot {slot}: no episode there; reset it first")
-        return self._call("score", slots, endings)
+    def call(self, method: Method, slots: Sequence[int], values: Sequence[Any]) -> list[Any]:
+        for slot, value in zip(slots, values, strict=True):
+            if method == "reset":
+                self._tasks[slot] = value
+                self._lost.pop(slot, None)  # nobody asked for that episode any more
+            elif slot not in self._tasks:
+                raise RuntimeError(f"{method} in slot {slot}: {NO_EPISODE}")
+        return self._distribute(method, slots, values)
 
     def close(self) -> None:
         for worker in self._workers:
@@ -82,7 +68,7 @@ class ShardedWorkers(EnvWorkers):
             worker.close(until)
         self._workers = []
 
-    def _call(self, method: str, slots: Sequence[int], values: Sequence[Any]) -> list[Any]:
+    def _distribute(self, method: str, slots: Sequence[int], values: Sequence[Any]) -> list[Any]:
         shards: dict[int, list[int]] = {}
         for position, slot in enumerate(slots):
             if slot not in self._lost:
