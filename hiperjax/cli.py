@@ -31,9 +31,9 @@ from hiperjax.commands.arguments import (
 from hiperjax.config import ConfigError, MeshConfig, RunConfig
 from hiperjax.devices import claim_memory
 from hiperjax.files import cache_folder
+from hiperjax.options.ranges import check_arguments
 from hiperjax.presets import PRESETS
 from hiperjax.streams import protect_streams
-from hiperjax.validation import check_arguments
 
 
 def train(args: Sequence[str]) -> Action:

@@ -13,9 +13,9 @@ from hiperjax.config import (
     PpoConfig,
     PromptConfig,
     RolloutConfig,
+    RubricConfig,
     RunConfig,
 )
-from hiperjax.judging_options import RubricConfig
 
 DEFAULT = "household-tiny"
 

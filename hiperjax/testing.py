@@ -18,8 +18,8 @@ import numpy as np
 
 from hiperjax.acting.checks import check_collector, check_engine
 from hiperjax.envs.checks import check_suite
-from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator
+from hiperjax.options.estimators import EstimatorOptions
 from hiperjax.types import STREAMS
 
 __all__ = ["check_collector", "check_engine", "check_estimator", "check_suite", "example_inputs"]

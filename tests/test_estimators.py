@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import pytest
 
 from hiperjax.config import ConfigError
-from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.learning.credit.group import uniform_credit
 from hiperjax.learning.credit.registry import (
     ENTRY_POINT_GROUP,
@@ -19,6 +18,7 @@ from hiperjax.learning.credit.registry import (
     list_estimators,
 )
 from hiperjax.learning.credit.types import CreditInputs, Estimator
+from hiperjax.options.estimators import EstimatorOptions
 from hiperjax.testing import check_estimator, example_inputs
 
 

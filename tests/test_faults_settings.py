@@ -16,8 +16,9 @@ from hiperjax import cli
 from hiperjax.cli import main
 from hiperjax.config import ConfigError, RunConfig
 from hiperjax.learning.minibatches import all_finite
+from hiperjax.options.ranges import ARGUMENTS, RANGES, list_settings
 from hiperjax.presets import PRESETS
-from hiperjax.validation import ARGUMENTS, RANGES, list_settings, validate
+from hiperjax.validation import validate
 
 BASE = PRESETS["household-tiny"][1]
 

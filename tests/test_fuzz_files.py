@@ -24,12 +24,13 @@ from hiperjax.files import DamagedFile, defined
 from hiperjax.models.errors import ModelError
 from hiperjax.models.tensor_files import find_tensors
 from hiperjax.models.tokenizers import load_tokenizer, train_tokenizer
+from hiperjax.options.ranges import list_settings
 from hiperjax.presets import PRESETS
 from hiperjax.training.checkpoint import CheckpointError, Checkpoints
 from hiperjax.training.folder_lock import LOCK, FolderLock
 from hiperjax.training.metrics import METRICS, read_records
 from hiperjax.training.run_folder import CONFIG, load_config
-from hiperjax.validation import list_settings, validate
+from hiperjax.validation import validate
 from hiperjax.verification.hae import load_examples
 from hiperjax.verification.recordings import RecordingError, read_recording, read_recordings
 

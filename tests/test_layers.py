@@ -21,22 +21,21 @@ FUNCTION_LINES = 50  # without the docstring
 WORDLESS_LINES = 8
 
 GROUND = {
-    "types", "config", "estimator_options", "planning_options", "judging_options", "intervals",
-    "random_keys", "models", "kernels", "files", "stop", "streams", "validation", "entry_points",
-    "devices",
+    "types", "config", "options", "intervals", "random_keys", "models", "kernels", "files", "stop",
+    "streams", "validation", "entry_points", "devices",
 }  # fmt: skip
 MIDDLE = {"acting", "learning", "envs", "judging"}
 MAY_IMPORT: Mapping[str, set[str]] = {
     **{package: set() for package in GROUND},
-    "config": {"estimator_options", "planning_options", "judging_options"},
+    "config": {"options"},
     "models": {"kernels", "files"},
-    "validation": {"config", "estimator_options", "planning_options", "judging_options"},
-    "presets": {"config", "judging_options"},
+    "validation": {"config", "options"},
+    "presets": {"config"},
     "capacity": {"kernels", "models", "distributed", "devices"},
     "envs": {"types", "intervals", "files", "stop", "entry_points"},
     "judging": {"types", "files", "stop"},
-    "acting": {"envs", "models", "types", "stop", "entry_points", "planning_options"},
-    "learning": {"kernels", "models", "config", "estimator_options", "types", "entry_points"},
+    "acting": {"envs", "models", "types", "stop", "entry_points", "options"},
+    "learning": {"kernels", "models", "config", "options", "types", "entry_points"},
     "distributed": {"acting", "models", "types", "stop"},
     "training": GROUND | MIDDLE | {"presets", "distributed"},
     "report": GROUND | MIDDLE | {"presets", "distributed", "training"},
@@ -70,6 +69,7 @@ FIXED = {"TurnRows", "TurnGrid", "PackedBatch"}
 UNKNOWN_TO_MODELS = {"reward", "rewards", "advantage", "advantages", "subgoal", "episode"}
 TAKES_CONFIG = (
     "hiperjax.config",
+    "hiperjax.options",
     "hiperjax.presets",
     "hiperjax.validation",
     "hiperjax.training",

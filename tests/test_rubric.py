@@ -29,9 +29,9 @@ from hiperjax.judging.rubric import (
     decide,
     load_rubric,
 )
-from hiperjax.judging_options import RubricConfig
 from hiperjax.learning.credit.registry import estimate
 from hiperjax.learning.credit.types import CreditInputs
+from hiperjax.options.judging import RubricConfig
 from hiperjax.training.rubrics import FLOOR, RubricStage
 from hiperjax.training.scored import Scored
 from hiperjax.types import Checklist, Criterion, Ending, Trajectory

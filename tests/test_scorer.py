@@ -12,7 +12,7 @@ from hiperjax.envs.base import Suite
 from hiperjax.envs.registry import make_suite
 from hiperjax.judging.base import Request
 from hiperjax.judging.program import FunctionJudge
-from hiperjax.judging_options import JudgeConfig
+from hiperjax.options.judging import JudgeConfig
 from hiperjax.training.metrics import METRICS, read_lines
 from hiperjax.training.scorer import EpisodeScorer, make_scorer
 from hiperjax.training.stopped import TrainingStopped

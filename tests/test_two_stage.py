@@ -18,7 +18,7 @@ from hiperjax.envs.registry import make_suite
 from hiperjax.learning.packing import pack
 from hiperjax.models.tokenizers import train_tokenizer
 from hiperjax.models.transformer import init_params
-from hiperjax.planning_options import BASE as BASE_WEIGHTS
+from hiperjax.options.planning import BASE as BASE_WEIGHTS
 from hiperjax.training.build import restore_run
 from hiperjax.training.executor import EXECUTOR, hold_executor, load_executor, show_subgoal
 from hiperjax.training.trainer import train

@@ -12,7 +12,7 @@ import numpy as np
 from hiperjax.acting.blocks import KEEP_WORD, SWITCH_WORD
 from hiperjax.acting.episode import EpisodeRecorder
 from hiperjax.acting.prompts import Prompter
-from hiperjax.planning_options import BoundaryRule
+from hiperjax.options.planning import BoundaryRule
 
 
 class BoundaryError(ValueError):

@@ -14,8 +14,9 @@ import tyro
 
 from hiperjax.config import RunConfig
 from hiperjax.files import try_to_write
+from hiperjax.options.ranges import check_arguments, list_settings
 from hiperjax.presets import DEFAULT, PRESETS
-from hiperjax.validation import check_arguments, list_settings, validate
+from hiperjax.validation import validate
 
 Action = Callable[[], int | None]
 """A command that knows its arguments; calling it runs it and gives its exit code, None being 0."""

@@ -9,7 +9,7 @@ from hiperjax.commands.arguments import Data, Games, Positional
 from hiperjax.envs.base import Suite
 from hiperjax.envs.registry import SuiteError, make_suite, parse_options
 from hiperjax.files import write_json
-from hiperjax.planning_options import BoundaryRule
+from hiperjax.options.planning import BoundaryRule
 from hiperjax.random_keys import Stream, derive_key
 from hiperjax.training.build import restore_run
 from hiperjax.training.checkpoint import Which

@@ -16,7 +16,6 @@ import optax
 from jaxtyping import Array, Int, Key
 
 from hiperjax.config import CreditConfig, CriticConfig, PpoConfig
-from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.learning import least_squares
 from hiperjax.learning.batches import (
     LearnerBatch,
@@ -61,6 +60,7 @@ from hiperjax.learning.state import (
 )
 from hiperjax.models.lora import combine, split_trained
 from hiperjax.models.transformer import Params, TransformerConfig
+from hiperjax.options.estimators import EstimatorOptions
 from hiperjax.types import FinalPrompts, PackedBatch
 
 Order = Int[Array, "M s"]

@@ -86,7 +86,7 @@ def _estimate_all(
 
 def _options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The run's own settings of estimators, as far as this version knows them."""
-    from hiperjax.estimator_options import EstimatorOptions
+    from hiperjax.options.estimators import EstimatorOptions
 
     fields = (field.name for field in dataclasses.fields(EstimatorOptions))
     named = {name: settings.get(f"credit.{name}") for name in fields}

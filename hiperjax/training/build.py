@@ -33,6 +33,7 @@ from hiperjax.models.tensor_files import find_tensors
 from hiperjax.models.tokenizers import check_vocabulary, load_tokenizer, train_tokenizer
 from hiperjax.models.transformer import TransformerConfig, abstract_params
 from hiperjax.models.weights import check_tensors
+from hiperjax.options.ranges import check_ranges
 from hiperjax.streams import tell
 from hiperjax.training.checkpoint import Checkpoints, Which
 from hiperjax.training.components import RunComponents
@@ -49,7 +50,6 @@ from hiperjax.training.run_folder import (
     load_config,
 )
 from hiperjax.training.suites import build_suite
-from hiperjax.validation import check_ranges
 
 ATTENTION_BLOCK = 64
 """Queries at a time where contexts grow and sequences are long."""

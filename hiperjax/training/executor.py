@@ -19,7 +19,7 @@ from hiperjax.files import read_json, write_json
 from hiperjax.learning.state import TrainState
 from hiperjax.models.lora import base_config, split_trained
 from hiperjax.models.transformer import Params, TransformerConfig, cast_params
-from hiperjax.planning_options import BASE
+from hiperjax.options.planning import BASE
 from hiperjax.training.components import RunComponents
 from hiperjax.training.run_folder import find_run, load_config
 

@@ -8,7 +8,7 @@ from hiperjax.config import RunConfig
 from hiperjax.judging.base import Judge, transcribe_episode
 from hiperjax.judging.pairwise import Compared, FactJudge, Pairing, compare_groups, list_facts
 from hiperjax.judging.rubric import load_rubric
-from hiperjax.judging_options import RubricConfig
+from hiperjax.options.judging import RubricConfig
 from hiperjax.training.scored import Scored, note_answers
 from hiperjax.types import Ending, Trajectory
 

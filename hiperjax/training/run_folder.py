@@ -13,7 +13,7 @@ from hiperjax.config import MeshConfig, ModelConfig, RunConfig
 from hiperjax.files import DamagedFile, is_unicode, new_folder, read_json, write_json
 from hiperjax.models.generation import GENERATION, describe_generation, read_token_ids
 from hiperjax.models.transformer import TransformerConfig
-from hiperjax.planning_options import BASE
+from hiperjax.options.planning import BASE
 from hiperjax.training.record_files import CONFIG, CURE
 
 TOKENIZER, CHECKPOINTS = "tokenizer", "checkpoints"

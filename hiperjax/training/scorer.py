@@ -17,8 +17,8 @@ from hiperjax.judging.base import Judge, Question, Request, Verdict, transcribe_
 from hiperjax.judging.cache import VERDICTS, VerdictCache
 from hiperjax.judging.http import HttpJudge
 from hiperjax.judging.program import FunctionJudge
-from hiperjax.judging_options import JudgeConfig
 from hiperjax.learning.credit.registry import find_estimator
+from hiperjax.options.judging import JudgeConfig
 from hiperjax.training.rubrics import RubricStage, make_rubric_stage
 from hiperjax.training.scored import Scored, note_answers
 from hiperjax.types import Checklist, Trajectory

@@ -11,9 +11,9 @@ from hiperjax_kernels import checklist
 from hiperjax_kernels.groups import dense_ids, set_stats
 from jaxtyping import Array, Float
 
-from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.learning.credit.group import uniform_credit
 from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator, require_field
+from hiperjax.options.estimators import EstimatorOptions
 
 CHECKLIST = ("group_id", "satisfied", "item_weight", "item_depends", "item_request", "request")
 

@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 from hiperjax_kernels.gae import gae_batch
 
-from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.learning.credit.endings import turn_discount
 from hiperjax.learning.credit.types import (
     Credit,
@@ -12,6 +11,7 @@ from hiperjax.learning.credit.types import (
     TokenCredit,
     require_field,
 )
+from hiperjax.options.estimators import EstimatorOptions
 
 
 def flat_gae_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:

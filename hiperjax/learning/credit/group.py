@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from hiperjax_kernels import anchors, groups
 from jaxtyping import Array
 
-from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator, require_field
+from hiperjax.options.estimators import EstimatorOptions
 
 GROUPS = ("group_id",)
 ANCHORS = (*GROUPS, "state_id")

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from hiperjax_kernels.hae import HaeInputs, HaeOutputs, hae_batch
 from jaxtyping import Array, Float
 
-from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.learning.credit.endings import turn_discount
 from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator, require_field
+from hiperjax.options.estimators import EstimatorOptions
 from hiperjax.types import STREAMS
 
 

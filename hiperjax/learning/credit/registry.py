@@ -9,7 +9,6 @@ from typing import Any
 
 from hiperjax.config import ConfigError
 from hiperjax.entry_points import list_names, load_all
-from hiperjax.estimator_options import EstimatorOptions
 from hiperjax.learning.credit.checklist import CHECKLIST_ESTIMATORS
 from hiperjax.learning.credit.endings import bootstrap_last_turn
 from hiperjax.learning.credit.flat_gae import FLAT_ESTIMATORS
@@ -17,6 +16,7 @@ from hiperjax.learning.credit.group import GROUP_ESTIMATORS
 from hiperjax.learning.credit.hae import HAE_ESTIMATORS
 from hiperjax.learning.credit.shaping import charge_switches
 from hiperjax.learning.credit.types import Credit, CreditInputs, Estimator
+from hiperjax.options.estimators import EstimatorOptions
 
 ENTRY_POINT_GROUP = "hiperjax.estimators"
 ESTIMATORS: dict[str, Estimator] = {

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int
 
-from hiperjax.estimator_options import EstimatorOptions
+from hiperjax.options.estimators import EstimatorOptions
 
 
 class CreditInputs(NamedTuple):

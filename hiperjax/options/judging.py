@@ -1,4 +1,4 @@
-"""Settings of judges, apart from `config.py` for its length; the run's configuration holds them."""
+"""Settings of judges and of comparison by a rubric."""
 
 import dataclasses
 import pathlib

@@ -1,0 +1,1 @@
+"""Settings of a run by what they set; `hiperjax.config` puts them together."""
