@@ -132,6 +132,38 @@ def test_runs_are_matched_by_what_they_differ_in(tmp_path):
     assert set(differing_settings(runs)) == {"seed", "credit.estimator"}
 
 
+def test_a_setting_an_older_run_lacks_has_its_default(tmp_path):
+    old, new = write_run(tmp_path / "old"), write_run(tmp_path / "new", seed=2, switch_cost=0.25)
+    config = json.loads((old / "config.json").read_text())
+    del config["judge"], config["credit"]["switch_cost"], config["env"]["options"]
+    (old / "config.json").write_text(json.dumps(config | {"of_old": 3}))
+    runs = read_runs([old, new])
+    assert differing_settings(runs) == {
+        "seed": [1, 2], "credit.switch_cost": [0.0, 0.25], "of_old": [3, None],
+    }  # fmt: skip
+    assert len(group_runs(runs)) == 2
+    (old / "config.json").unlink()
+    assert differing_settings(read_runs([old, new]))["credit.switch_cost"] == [None, 0.25]
+
+
+def test_a_group_is_named_by_what_only_some_runs_have(tmp_path):
+    folders = [write_run(tmp_path / name) for name in "ab"]
+    for folder, options in zip(folders, (["x=1", "z=3"], ["x=1", "y=" + "2" * 40]), strict=True):
+        config = json.loads((folder / "config.json").read_text())
+        config["env"]["options"] = options
+        (folder / "config.json").write_text(json.dumps(config))
+    labels = [group.label for group in group_runs(read_runs(folders))]
+    assert labels == ["options z=3", f"options y={'2' * 17}…"]
+
+
+def test_a_note_that_holds_for_several_runs_is_said_once(tmp_path):
+    folders = [write_run(tmp_path / f"a{s}", seed=s) for s in (1, 2)]
+    for folder in folders:
+        (folder / "evaluations.jsonl").unlink()
+    (note,) = compare_runs(read_runs(folders)).notes
+    assert note.startswith("a1, a2: the number of tasks was not recorded; 4 ")
+
+
 def test_differences_are_paired_by_seed(tmp_path):
     first = [
         write_run(tmp_path / f"a{s}", (0.2, r), seed=s, trials=10) for s, r in ((1, 0.5), (2, 0.3))

@@ -161,18 +161,24 @@ def _by_seed(rates: Sequence[tuple[int | None, float]]) -> dict[int, float]:
 
 
 def _notes(runs: Sequence[RunData], counts: Mapping[str, Sequence[Counts]], at: int | None):
+    """What a reader must know; runs of which the same holds share a sentence."""
+    found: dict[str, list[str]] = {}
     for run in runs:
-        found = counts[run.name]
-        if not found:
-            yield f"{run.name}: no evaluation of this split"
-        elif not any(c.exact for c in found):
-            yield (
-                f"{run.name}: the number of tasks was not recorded; {found[0].trials} is the "
-                "smallest that fits its rates, so its intervals are too wide, if anything"
-            )
-        if found and at is not None and found[-1].iteration > at:
-            yield f"{run.name}: went on to iteration {found[-1].iteration}, which is not compared"
+        for note in _notes_of(run, counts[run.name], at):
+            found.setdefault(note, []).append(run.name)
+    yield from (f"{', '.join(names)}: {note}" for note, names in found.items())
     if at is None and any(counts.values()):
         yield "no iteration was evaluated by every run: each row shows its own last one"
-    for run in runs:
-        yield from (f"{run.name}: {note}" for note in run.notes if "damaged" in note)
+
+
+def _notes_of(run: RunData, counts: Sequence[Counts], at: int | None):
+    if not counts:
+        yield "no evaluation of this split"
+    elif not any(c.exact for c in counts):
+        yield (
+            f"the number of tasks was not recorded; {counts[0].trials} is the smallest that fits "
+            "the rates, so intervals are too wide, if anything"
+        )
+    if counts and at is not None and counts[-1].iteration > at:
+        yield f"went on to iteration {counts[-1].iteration}, which is not compared"
+    yield from (note for note in run.notes if "damaged" in note)

@@ -124,7 +124,8 @@ def _bounds(interval: tuple[float, float] | None, form: str) -> str:
 
 
 def _columns(table: Table) -> str:
-    cells = [[show_line(cell, 60) for cell in row] for row in table]
+    # A difference is named by two groups: what tells them apart must not be cut.
+    cells = [[show_line(row[0], 240), *(show_line(cell, 60) for cell in row[1:])] for row in table]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
     return "\n".join(line.rstrip() for line in lines)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,10 @@ BANDS = {
     "interval": "bands: 95 % interval of the mean",
     "error": "bands: standard error",
 }
+SHORT = 28
+"""Characters of a label up to which the legend stands among the curves."""
+LETTERS = 11
+"""of a label per inch of the figure"""
 SETTINGS: dict[str, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -69,7 +74,7 @@ def plot_curves(runs: Sequence[RunData], metric: str, out: pathlib.Path, style: 
         figure = Figure(figsize=(style.width, style.height), dpi=style.dpi, layout="constrained")
         axes = figure.subplots()
         for group in groups:
-            _draw(axes, group, metric, style.spread)
+            _draw(axes, group, metric, style)
         _label(axes, groups, metric, style)
         out.parent.mkdir(parents=True, exist_ok=True)
         stamp = {"Date": None} if out.suffix == ".svg" else {}
@@ -84,9 +89,9 @@ def known(runs: Sequence[RunData], most: int = 12) -> str:
     return ", ".join(show_line(name, 60) for name in ordered[:most]) + more
 
 
-def _draw(axes: Any, group: Group, metric: str, spread: Spread) -> None:
+def _draw(axes: Any, group: Group, metric: str, style: Style) -> None:
     curves = [curve for run in group.runs if (curve := run.curve(metric))]
-    band: Band = band_of(curves, spread)
+    band: Band = band_of(curves, style.spread)
     n = group.color
     color = COLORS[n % len(COLORS)]
     x, y = zip(*band.mean, strict=True) if band.mean else ((), ())
@@ -98,7 +103,7 @@ def _draw(axes: Any, group: Group, metric: str, spread: Spread) -> None:
         linestyle=STYLES[n % len(STYLES)],
         marker=MARKERS[n % len(MARKERS)] if len(x) <= 30 else None,
         markersize=4,
-        label=group.label + seeds,
+        label=textwrap.fill(group.label, max(20, int(LETTERS * style.width))) + seeds,
     )
     if band.around:
         x, low, high = zip(*band.around, strict=True)
@@ -115,6 +120,10 @@ def _label(axes: Any, groups: Sequence[Group], metric: str, style: Style) -> Non
         axes.set_ylim(0, 1)
     several = any(len(group.runs) > 1 for group in groups)
     if len(groups) > 1 or several:
-        axes.legend(frameon=False, title=BANDS[style.spread] if several else None)
+        title = BANDS[style.spread] if several else None
+        if max(len(group.label) for group in groups) <= SHORT:
+            axes.legend(frameon=False, title=title)
+        else:  # no room among the curves
+            axes.figure.legend(frameon=False, title=title, loc="outside lower center")
     if style.title:
         axes.set_title(style.title)
