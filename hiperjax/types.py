@@ -172,6 +172,34 @@ class Blocks:
     """True where the reply said KEEP and wrote another subgoal."""
 
 
+class Delegation(NamedTuple):
+    """What one turn handed to sub-agents, which work at the same time, and what became of it."""
+
+    agents: tuple[str, ...] = ()
+    """who was sent, each to one task of its own"""
+    turns: tuple[int, ...] = ()
+    """that each of them took"""
+    claimed: int = 0
+    """of them, those that said they were done"""
+    verified: int = 0
+    """tasks that the world found done through them, each counted once in an episode"""
+    refused: int = 0
+    """calls of the turn that did nothing, for they were none or could not be"""
+
+    @property
+    def cost(self) -> int:
+        """Critical steps: the turn itself, and the longest work of a sub-agent."""
+        return 1 + max(self.turns, default=0)
+
+    @property
+    def total(self) -> int:
+        """All steps: the turn itself, and the work of all sub-agents."""
+        return 1 + sum(self.turns)
+
+
+NO_DELEGATION = Delegation()
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Turn:
     """One prompt, one reply, one environment step."""
@@ -203,6 +231,8 @@ class Turn:
     """Criteria that hold after the turn, where somebody tells."""
     request: int = 0
     """Which of the task's requests the turn was taken at."""
+    delegation: Delegation = NO_DELEGATION
+    """What it handed to sub-agents, in worlds that have some."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ class EpisodeRecorder:
                 given=given,
                 satisfied=step.satisfied,
                 request=seen.request,
+                delegation=step.delegation,
             )
         )
         self.past.append(PastTurn(len(self.turns), seen.text, blocks.action))

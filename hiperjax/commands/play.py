@@ -36,8 +36,8 @@ def play_suite(
     """Play a game yourself; or watch a trained policy, the expert, or a recording.
 
     Args:
-      suite: household (default), alfworld, webshop, desk, ladder/RUNG, or one that is installed;
-        not needed with --run.
+      suite: household (default), alfworld, webshop, desk, errands, ladder/RUNG, or one that is
+        installed; not needed with --run.
       run: watch the policy of this run, or of a shipped agent (agent:NAME): its switch, subgoal and
         action, turn by turn.
       expert: watch the scripted expert.

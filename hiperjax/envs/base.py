@@ -11,7 +11,16 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hiperjax.types import NO_HINTS, Checklist, Ending, ExampleTurn, Observation, PromptHints
+from hiperjax.types import (
+    NO_DELEGATION,
+    NO_HINTS,
+    Checklist,
+    Delegation,
+    Ending,
+    ExampleTurn,
+    Observation,
+    PromptHints,
+)
 
 
 class Step(NamedTuple):
@@ -32,6 +41,8 @@ class Step(NamedTuple):
     satisfied: frozenset[str] = frozenset()
     """Names of the criteria of the task's checklist that hold now, where the world verifies them.
     None of them holds when a task is opened."""
+    delegation: Delegation = NO_DELEGATION
+    """What the action handed to sub-agents, in a world that `delegates`."""
 
 
 class Outcome(NamedTuple):
@@ -116,6 +127,9 @@ class Suite(abc.ABC):
     """Whether the `milestone` of a step means anything."""
     reports_criteria: bool = False
     """Whether tasks have checklists whose criteria the `satisfied` of a step verifies."""
+    delegates: bool = False
+    """Whether actions may set sub-agents to work: the `delegation` of a step then says what it
+    cost."""
     has_expert: bool = True
     """Whether `make_expert` makes one; without, a policy cannot start by imitation."""
     max_concurrency: int | None = None

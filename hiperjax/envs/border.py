@@ -14,7 +14,7 @@ import numpy as np
 from hiperjax.envs.base import Outcome, Step, Suite, TextEnv
 from hiperjax.envs.coroutines import finish
 from hiperjax.files import is_unicode
-from hiperjax.types import Ending, Observation, Tool
+from hiperjax.types import NO_DELEGATION, Delegation, Ending, Observation, Tool
 
 LARGEST = float(np.finfo(np.float32).max)
 """What rewards may be: they are float32 later."""
@@ -55,7 +55,9 @@ class CheckedEnv(TextEnv):
         if score is not None or (ended and self._suite.reports_scores):
             score = self._check_number("score", score, 0.0, 1.0)
         satisfied = self._check_names("satisfied", found.satisfied)
-        return Step(observation, reward, score=score, satisfied=satisfied, **flags)
+        delegation = self._check_delegation(found.delegation)
+        kinds: dict[str, Any] = {"satisfied": satisfied, "delegation": delegation}
+        return Step(observation, reward, score=score, **kinds, **flags)
 
     def score(self, ending: Ending) -> Outcome | None:
         """What the episode comes to. Raises `BorderError`, and whatever the environment raises."""
@@ -76,6 +78,18 @@ class CheckedEnv(TextEnv):
 
     def close(self) -> None:
         self._env.close()
+
+    def _check_delegation(self, found: Any) -> Delegation:
+        if found is NO_DELEGATION:  # most worlds, at every step
+            return NO_DELEGATION
+        expected = "a hiperjax.types.Delegation: names, as many counts of turns, counts from 0"
+        self._require(isinstance(found, Delegation), "delegation", found, expected)
+        names, turns, *counts = found
+        listed = isinstance(names, tuple) and isinstance(turns, tuple) and len(names) == len(turns)
+        named = listed and all(isinstance(name, str) for name in names)
+        counted = named and all(type(n) is int and n >= 0 for n in (*turns, *counts))
+        self._require(counted, "delegation", found, expected)
+        return found
 
     def _check_names(self, field: str, found: Any) -> frozenset[str]:
         if found == frozenset():  # most worlds, at every step

@@ -23,6 +23,7 @@ _MAKERS = {
     "household": ("hiperjax.envs.alfworld.suites", "HouseholdSuite", "HouseholdOptions"),
     "alfworld": ("hiperjax.envs.alfworld.suites", "AlfworldSuite", "AlfworldOptions"),
     "desk": ("hiperjax.envs.desk.suite", "DeskSuite", "DeskOptions"),
+    "errands": ("hiperjax.envs.errands.suite", "ErrandsSuite", "ErrandsOptions"),
     "gymnasium": (
         "hiperjax.envs.adapters.gymnasium",
         "make_gymnasium_suite",

@@ -44,6 +44,8 @@ _VIEW = re.compile(
     r"(?: is open\. In it)?, you see (?P<list>[^.]*)\.|The (?P<closed>[a-z]+ \d+) is closed\."
 )
 _NAME = re.compile(r"[a-z]+ \d+")
+_FACING = "You are facing the "
+_CARRIED = "You are carrying: a "
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,7 +82,10 @@ class Memory:
     """What an agent knows from the observations of one episode."""
 
     def __init__(self, observation: Observation) -> None:
-        self.places = tuple(sorted({c[6:] for c in observation.admissible if c[:6] == "go to "}))
+        places = {c[6:] for c in observation.admissible if c[:6] == "go to "}
+        if observation.text.startswith(_FACING):  # who comes in where another stopped
+            places |= set(_NAME.findall(observation.text.partition(".")[0]))
+        self.places = tuple(sorted(places))
         self.here: str | None = None
         self.held: str | None = None
         self.treated: set[tuple[str, str]] = set()
@@ -102,6 +107,8 @@ class Memory:
             self.seen[names[0]] = names[1]
         elif words[1] in _APPLIANCES and words[0] == "You":
             self._treat(words[1], names[0])
+        elif _CARRIED in text:
+            self.held = names[-1]
         for match in _VIEW.finditer(text):
             self._view(match["place"], match["closed"], match["list"])
         admissible = observation.admissible

@@ -9,6 +9,7 @@ Results on generated games are synthetic: never call them ALFWorld scores.
 """
 
 import dataclasses
+import functools
 import random
 import zlib
 
@@ -38,6 +39,7 @@ _SENTENCES = {
 }
 
 
+@functools.lru_cache(maxsize=512)  # episodes of a group open the same games
 def generate_game(seed: int, split: str, index: int, kind: str, dials: Dials) -> Game:
     """The `index`-th game of a split: the same for the same arguments, and proved solvable."""
     return solve(_draw_problem(seed, split, index, kind, dials))

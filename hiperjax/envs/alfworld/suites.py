@@ -18,7 +18,7 @@ from hiperjax.envs.alfworld.engine import (
     list_reached,
 )
 from hiperjax.envs.alfworld.expert import ScriptedExpert, Search
-from hiperjax.envs.alfworld.game import Game, speak
+from hiperjax.envs.alfworld.game import Game, State, speak
 from hiperjax.envs.alfworld.games import load_library, read_task_type
 from hiperjax.envs.alfworld.generator import SPLITS, generate_game
 from hiperjax.envs.alfworld.mistakes import make_mistake
@@ -131,6 +131,10 @@ class AlfworldEnv(TextEnv):
             observation, float(won), won, False, won, milestone, satisfied=now | self._passed
         )
 
+    def change(self, state: State) -> None:
+        """Go on from another state of the game, which no command led to."""
+        self.state, self._admissible = state, list_admissible(self.game, state)
+
     def _observe(self, text: str) -> Observation:
         shown = self._admissible
         if self._hidden:
@@ -147,7 +151,7 @@ class AlfworldEnv(TextEnv):
         return (*travel, *(c for c in commands if not c.startswith("go to ")))
 
 
-class _TaskIds(Sequence[str]):
+class TaskIds(Sequence[str]):
     """`prefix/0`, `prefix/1`, ... without holding them."""
 
     def __init__(self, prefix: str, length: int) -> None:
@@ -230,7 +234,7 @@ class HouseholdSuite(GameSource):
     def tasks(self, split: str) -> Sequence[str]:
         if split not in self.sizes:
             raise KeyError(f"split {split!r} of {self.name}: expected one of {self.splits}")
-        return _TaskIds(f"{self.name}/{split}", self.sizes[split])
+        return TaskIds(f"{self.name}/{split}", self.sizes[split])
 
     def task_type(self, task_id: str) -> str:
         _, index = self._parse(task_id)

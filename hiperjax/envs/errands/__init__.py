@@ -1,0 +1,1 @@
+"""Several household errands at a time, an orchestrator, and sub-agents that work side by side."""
