@@ -249,18 +249,23 @@ SLOW = pytest.mark.slow(reason="eight learners, traced one by one; together they
 
 
 @pytest.mark.parametrize(
-    ("kind", "coefficients", "layouts"),
+    ("kind", "terms", "layouts"),
     [
-        ("features", COEFFICIENTS, LAYOUTS),
-        ("shared", [], LAYOUTS[:2]),
-        ("separate", [], LAYOUTS[:2]),
+        ("features", dict.fromkeys(COEFFICIENTS, 1.0), LAYOUTS),
+        ("features", {"ratio": "block", "average": "reply"}, LAYOUTS[:2]),
+        ("shared", {}, LAYOUTS[:2]),
+        ("separate", {}, LAYOUTS[:2]),
     ]
-    + [pytest.param("features", [name], LAYOUTS[:2], marks=SLOW) for name in COEFFICIENTS],
+    + [pytest.param("features", {name: 1.0}, LAYOUTS[:2], marks=SLOW) for name in COEFFICIENTS]
+    + [
+        pytest.param("features", {"ratio": ratio, "average": average}, LAYOUTS, marks=SLOW)
+        for ratio in ("block", "reply")
+        for average in ("ratio", "constant")
+    ],
 )
-def test_packing_padding_and_micro_batches_change_nothing(kind, coefficients, layouts):
+def test_packing_padding_and_micro_batches_change_nothing(kind, terms, layouts):
     """One step over the whole batch is the same however it is laid out, whatever is in the loss."""
     results = []
-    terms = dict.fromkeys(coefficients, 1.0)
     for per_sequence, length, capacity, micro in layouts:
         learner = make_learner(kind, micro_sequences=micro, minibatch_sequences=capacity, **terms)
         batch, final = packed(

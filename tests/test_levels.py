@@ -77,14 +77,14 @@ def prepare(estimator="hae", *, switch_cost=0.0, train: Level = "all"):
     )  # fmt: skip
 
 
-def touched(prepared):
+def touched(prepared, **options):
     """Tokens `[N, R]` by whose log-prob the loss has a gradient, KL and entropy included."""
 
     def loss(logprobs):
         return policy_objective(
             logprobs, -logprobs, prepared, count_minibatch(prepared), clip=0.2, dual_clip=3.0,
             kl_coefficient=0.1, entropy_coefficient=0.1, switch_rate_coefficient=0.0,
-            switch_rate_target=0.2,
+            switch_rate_target=0.2, **options,
         ).loss  # fmt: skip
 
     gradient = jax.grad(loss)(prepared.old_logprobs - 0.01)
@@ -113,6 +113,10 @@ def test_exactly_the_tokens_of_the_level_have_a_gradient(estimator):
     flat = estimator == "flat_gae"
     levels: tuple[Level, ...] = ("all", "planner", "executor")
     found = {level: touched(prepare(estimator, train=level)) for level in levels}
+    for ratio in ("block", "reply"):  # a unit's ratio moves with the tokens that count, no others
+        np.testing.assert_array_equal(
+            touched(prepare(estimator, train="planner"), ratio=ratio), found["planner"]
+        )
     for level, tokens in found.items():
         np.testing.assert_array_equal(tokens, mark(level, flat=flat), level)
         assert tokens.any()

@@ -25,10 +25,11 @@ MASK = jnp.asarray(RNG.random(SHAPE) < 0.6)
 OLD, REF, ADVANTAGE, ENTROPY = (-jnp.abs(normal(*SHAPE)) for _ in range(4))
 ADVANTAGE = normal(*SHAPE)
 COUNT = MASK.sum().astype(jnp.float32)
+BLOCK = jnp.sort(jnp.asarray(RNG.integers(0, 3, SHAPE)), axis=1)
 
 
 def make(logprobs, mask=MASK, **changes):
-    return LossInputs(logprobs, OLD, REF, ENTROPY, ADVANTAGE, mask)._replace(**changes)
+    return LossInputs(logprobs, OLD, REF, ENTROPY, ADVANTAGE, mask, BLOCK)._replace(**changes)
 
 
 def test_at_ratio_one_ppo_is_the_plain_policy_gradient():
@@ -62,6 +63,7 @@ def test_clipping_stops_the_gradient_on_the_far_side_only():
         entropy=jnp.zeros((1, 4)),
         advantage=jnp.array([[1.0, 1.0, -1.0, -1.0]]),
         mask=mask,
+        block=jnp.full((1, 4), 2),
     )
     options = OPTIONS | dict(kl_coefficient=0.0, entropy_coefficient=0.0)
 
@@ -76,7 +78,9 @@ def test_clipping_stops_the_gradient_on_the_far_side_only():
 
 def test_dual_clip_bounds_the_loss_of_negative_advantages():
     inputs = LossInputs(
-        *(jnp.full((1, 1), x) for x in (5.0, 0.0, 5.0, 0.0, -2.0)), mask=jnp.ones((1, 1), bool)
+        *(jnp.full((1, 1), x) for x in (5.0, 0.0, 5.0, 0.0, -2.0)),
+        mask=jnp.ones((1, 1), bool),
+        block=jnp.full((1, 1), 2),
     )
     options = OPTIONS | dict(kl_coefficient=0.0, entropy_coefficient=0.0)
     assert ppo_loss(inputs, jnp.float32(1), **options).loss == 6.0

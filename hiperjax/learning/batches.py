@@ -48,7 +48,8 @@ class LearnerBatch(NamedTuple):
     loss_mask: Bool[Array, "S K R"]
     old_logprobs: Float[Array, "S K R"]
     ref_logprobs: Float[Array, "S K R"]
-    switch_tokens: Bool[Array, "S K R"]
+    block: Int[Array, "S K R"]
+    """block of each reply token: 0 switch, 1 subgoal, 2 action and what lies outside the three"""
     switched: Bool[Array, "S K"]
     chose: Bool[Array, "S K"]
     """rows that could have kept or switched: well-formed, not turn 0"""
@@ -58,6 +59,10 @@ class LearnerBatch(NamedTuple):
     old_value: Float[Array, "S K 3"]
     tokens: TokenTargets | None = None
     """instead of `value_*` in token-level estimators"""
+
+    @property
+    def switch_tokens(self) -> Bool[Array, "S K R"]:
+        return self.block == 0
 
 
 def run_sequences(

@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, Int, Key
 
 from hiperjax.config import CreditConfig, CriticConfig, PpoConfig
-from hiperjax.learning import least_squares
+from hiperjax.learning import least_squares, objectives
 from hiperjax.learning.batches import (
     LearnerBatch,
     Scores,
@@ -43,7 +43,6 @@ from hiperjax.learning.minibatches import (
     run_steps,
     split_into_minibatches,
 )
-from hiperjax.learning.objectives import policy_objective, value_objective
 from hiperjax.learning.optimizers import make_critic_optimizer, make_policy_optimizer, share_at
 from hiperjax.learning.scoring import score_batch
 from hiperjax.learning.state import (
@@ -81,6 +80,7 @@ class Learner:
         temperature: float = 1.0,
         score_sequences: int = 0,
         iterations: int = 0,
+        reply_length: int = 512,
     ):
         self.model, self.credit, self.critic, self.ppo = model, credit, critic, ppo
         self.options = {f.name: getattr(credit, f.name) for f in fields(EstimatorOptions)}
@@ -89,7 +89,7 @@ class Learner:
         # Nothing is kept for a backward pass: twice the micro-batch, if there is one.
         score_sequences = score_sequences or min(64, 2 * ppo.micro_sequences or 64)
         self.group_size, self.score_sequences = group_size, score_sequences
-        self.temperature = temperature
+        self.temperature, self.reply_length = temperature, reply_length
         self.accumulate = partial(accumulate, micro=ppo.micro_sequences, dtype=model.dtype)
         self.optimizer = make_policy_optimizer(
             learning_rate=ppo.learning_rate,
@@ -104,7 +104,7 @@ class Learner:
         self.iterations = iterations if ppo.learning_rate_end < 1 else 0
         self._identity = (
             *(model, credit, critic, ppo, group_size, temperature, score_sequences),
-            self.iterations,
+            *(self.iterations, reply_length),
         )
         self.trains_critic = critic.kind != "features" and self.estimator.needs_critic
 
@@ -251,24 +251,17 @@ class Learner:
     ) -> tuple[Array, Metrics]:
         """Loss of a micro-batch, already divided by the counts of its whole minibatch."""
         policy, heads = combine(trained[0], frozen), trained[1]
-        p = self.ppo
         hidden = run_sequences(policy, self.model, part.sequences)
         replies = part.sequences.reply_index, part.reply_at, part.reply
         logprobs, entropy = reply_logprobs(policy, self.model, hidden, *replies, self.temperature)
-        loss, metrics = policy_objective(
-            logprobs,
-            entropy,
-            part,
-            counts,
-            clip=p.clip,
-            dual_clip=p.dual_clip,
-            kl_coefficient=p.kl_coefficient,
-            entropy_coefficient=p.entropy_coefficient,
-            switch_rate_coefficient=p.switch_rate_coefficient,
-            switch_rate_target=p.switch_rate_target,
+        settings = {name: getattr(self.ppo, name) for name in objectives.SETTINGS}
+        loss, metrics = objectives.policy_objective(
+            logprobs, entropy, part, counts, reply_length=self.reply_length, **settings
         )
         if self.critic.kind == "shared" and self.trains_critic:
-            value = value_objective(heads, hidden, part, counts, value_clip=self.critic.value_clip)
+            value = objectives.value_objective(
+                heads, hidden, part, counts, value_clip=self.critic.value_clip
+            )
             loss, metrics = loss + self.critic.coefficient * value.loss, metrics | value.metrics
         return loss, metrics
 
@@ -348,7 +341,7 @@ class Learner:
             trunk = state.policy if trunk is None else combine(trunk, frozen)
             hidden = run_sequences(trunk, self.model, part.sequences)
             clip = self.critic.value_clip
-            return value_objective(heads, hidden, part, counts, value_clip=clip)
+            return objectives.value_objective(heads, hidden, part, counts, value_clip=clip)
 
         def step(carry: Any, index: Array) -> tuple[Any, Metrics]:
             trained, optimizer = carry

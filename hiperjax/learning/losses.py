@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
+
+from hiperjax.learning.ratios import Level, importance_ratio, weigh_tokens
 
 Metrics = dict[str, Array]
 
@@ -24,6 +26,8 @@ class LossInputs(NamedTuple):
     advantage: Float[Array, "*n R"]
     mask: Bool[Array, "*n R"]
     """tokens that count; whatever stands elsewhere has no influence on loss or gradient"""
+    block: Int[Array, "*n R"]
+    """block of each token: 0 switch, 1 subgoal, 2 the rest"""
 
 
 class LossOutputs(NamedTuple):
@@ -36,9 +40,13 @@ def ppo_loss(
     denominator: Float[Array, ""],
     *,
     clip: float,
+    clip_high: float | None = None,
     dual_clip: float,
     kl_coefficient: float,
     entropy_coefficient: float,
+    ratio_of: Level = "token",
+    average_over: Level = "token",
+    policy_denominator: Float[Array, ""] | None = None,
 ) -> LossOutputs:
     """Clipped surrogate with dual clip, k3 KL to the reference and entropy bonus, token by token.
 
@@ -48,12 +56,19 @@ def ppo_loss(
     Args:
       inputs: tokens.
       denominator: what sums are divided by: the number of counted tokens of the whole minibatch.
+      clip: how far below 1 a ratio is rewarded for moving.
+      clip_high: how far above; None: as far as below.
+      dual_clip: bound on the loss of negative advantages.
+      kl_coefficient, entropy_coefficient: Weights of these terms.
+      ratio_of: what has one importance ratio (`ratios`).
+      average_over: what counts alike in the surrogate's sum.
+      policy_denominator: what that sum is divided by; None: `denominator`.
     """
     mask = inputs.mask
     log_ratio = jnp.where(mask, inputs.logprobs - inputs.old_logprobs, 0.0)
-    ratio = jnp.exp(log_ratio)
+    ratio = importance_ratio(log_ratio, mask, inputs.block, ratio_of)
     advantage = jnp.where(mask, inputs.advantage, 0.0)
-    clipped = jnp.clip(ratio, 1 - clip, 1 + clip)
+    clipped = jnp.clip(ratio, 1 - clip, 1 + (clip if clip_high is None else clip_high))
     surrogate = jnp.maximum(-advantage * ratio, -advantage * clipped)
     bounded = jnp.minimum(surrogate, -dual_clip * advantage)
     policy = jnp.where(advantage < 0, bounded, surrogate)
@@ -63,7 +78,11 @@ def ppo_loss(
     def mean(x: Array) -> Array:
         return jnp.sum(jnp.where(mask, x, 0.0)) / denominator
 
+    if average_over != "token":
+        policy *= weigh_tokens(mask, inputs.block, average_over)
     loss = mean(policy)
+    if policy_denominator is not None:
+        loss *= denominator / policy_denominator
     metrics = {
         "policy_loss": loss,
         "clip_share": mean((advantage * ratio > advantage * clipped).astype(jnp.float32)),

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from hiperjax.learning.batches import LearnerBatch
 from hiperjax.learning.losses import Metrics, switch_probability
+from hiperjax.learning.ratios import LEVELS, count_units
 from hiperjax.models.transformer import cast_layers
 from hiperjax.types import PyTree
 
@@ -22,6 +23,10 @@ class Counts(NamedTuple):
 
     tokens: Float[Array, ""]
     """reply tokens that count, at least 1"""
+    blocks: Float[Array, ""]
+    """blocks with such a token, at least 1"""
+    replies: Float[Array, ""]
+    """replies with such a token, at least 1"""
     values: Float[Array, " h"]
     """value positions of each head, at least 1"""
     choices: Float[Array, ""]
@@ -42,12 +47,13 @@ def count_minibatch(part: LearnerBatch) -> Counts:
         values = part.value_mask.sum(axis=(0, 1))
     else:
         values = part.tokens.mask.sum()[None]
-    tokens, values, choices = (
-        jnp.maximum(count, 1).astype(jnp.float32)
-        for count in (part.loss_mask.sum(), values, part.chose.sum())
+    units = (count_units(part.loss_mask, part.block, level) for level in LEVELS)
+    tokens, blocks, replies, values, choices = (
+        jnp.maximum(count, 1).astype(jnp.float32) for count in (*units, values, part.chose.sum())
     )
     rate = switch_probability(part.old_logprobs, part.switch_tokens, part.switched)
-    return Counts(tokens, values, choices, jnp.where(part.chose, rate, 0.0).sum() / choices)
+    switch_rate = jnp.where(part.chose, rate, 0.0).sum() / choices
+    return Counts(tokens, blocks, replies, values, choices, switch_rate)
 
 
 def global_norm(tree: PyTree) -> Array:

@@ -14,8 +14,25 @@ from hiperjax.learning.losses import (
     value_loss,
 )
 from hiperjax.learning.minibatches import Counts
+from hiperjax.learning.ratios import Average, Level
 from hiperjax.models.heads import TERM, Heads, apply_own_head, token_values
 from hiperjax.types import STREAMS
+
+SETTINGS = (
+    "ratio", "average", "clip", "clip_high", "dual_clip", "kl_coefficient", "entropy_coefficient",
+    "switch_rate_coefficient", "switch_rate_target",
+)  # fmt: skip
+"""Settings of `ppo` that `policy_objective` takes."""
+
+
+def choose_average(
+    counts: Counts, ratio: Level, average: Average, reply_length: int
+) -> tuple[Level, Float[Array, ""] | None]:
+    """What counts alike in the policy loss, and what its sum is divided by; None: tokens."""
+    if average == "constant":
+        return "token", counts.replies * reply_length
+    level = ratio if average == "ratio" else average
+    return level, {"token": None, "block": counts.blocks, "reply": counts.replies}[level]
 
 
 def policy_objective(
@@ -24,7 +41,11 @@ def policy_objective(
     part: LearnerBatch,
     counts: Counts,
     *,
+    ratio: Level = "token",
+    average: Average = "ratio",
+    reply_length: int = 1,
     clip: float,
+    clip_high: float | None = None,
     dual_clip: float,
     kl_coefficient: float,
     entropy_coefficient: float,
@@ -37,7 +58,9 @@ def policy_objective(
       logprobs, entropy: Log-probs and entropies of the reply tokens under the policy that learns.
       part: the micro-batch.
       counts: Counts of its whole minibatch.
+      reply_length: Tokens a reply may have: what `average` constant divides by, per reply.
     """
+    over, denominator = choose_average(counts, ratio, average, reply_length)
     inputs = LossInputs(
         logprobs=logprobs,
         old_logprobs=part.old_logprobs,
@@ -45,14 +68,19 @@ def policy_objective(
         entropy=entropy,
         advantage=part.advantage,
         mask=part.loss_mask,
+        block=part.block,
     )
     loss, metrics = ppo_loss(
         inputs,
         counts.tokens,
         clip=clip,
+        clip_high=clip_high,
         dual_clip=dual_clip,
         kl_coefficient=kl_coefficient,
         entropy_coefficient=entropy_coefficient,
+        ratio_of=ratio,
+        average_over=over,
+        policy_denominator=denominator,
     )
     if switch_rate_coefficient:
         rate = switch_rate_loss(

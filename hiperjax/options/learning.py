@@ -146,8 +146,17 @@ class PpoConfig:
     mismatch_bound: float = 0.02
     """Largest mean difference between sampler's and learner's log-probs at which the sampler's
     serve as old ones; beyond, they are computed anew, and `rescored` says so."""
+    ratio: Literal["token", "block", "reply"] = "token"
+    """What has one importance ratio: each token (PPO), each block of a reply, or the whole reply
+    (GSPO, GAGPO); the last two are the geometric mean over its tokens."""
+    average: Literal["ratio", "token", "reply", "constant"] = "ratio"
+    """What counts alike in the policy loss: every ratio (per token: every token), every token
+    (DAPO), every reply (GRPO), or a token however many there are (Dr. GRPO): their sum is divided
+    by replies times prompt.reply_length."""
     clip: float = 0.2
     """Clip range of the importance ratio."""
+    clip_high: float | None = None
+    """Clip range above 1, where it is to be another (DAPO's clip-higher: 0.28); none: clip."""
     dual_clip: float = 3.0
     """Bound on the loss of negative advantages, in advantages."""
     kl_coefficient: float = 0.01

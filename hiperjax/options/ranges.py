@@ -159,6 +159,7 @@ RANGES: dict[str, Range] = {
     "ppo.micro_sequences": COUNT_OR_NONE,
     "ppo.mismatch_bound": WEIGHT,
     "ppo.clip": Range(0, 10, open_low=True),
+    "ppo.clip_high": Range(0, 1e6, open_low=True),
     "ppo.dual_clip": Range(1, 1e6),
     "ppo.kl_coefficient": WEIGHT,
     "ppo.entropy_coefficient": WEIGHT,

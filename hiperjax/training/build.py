@@ -340,6 +340,7 @@ def make_learner(config: RunConfig, model: TransformerConfig) -> Learner:
         group_size=config.rollout.group_size,
         temperature=config.rollout.temperature,
         iterations=config.iterations,
+        reply_length=config.prompt.reply_length,
     )
 
 

@@ -4,6 +4,7 @@ The oracle of tests and benchmarks: written segment by segment, as the paper des
 and not as the kernels compute it, and slow on purpose.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -106,3 +107,32 @@ def gae_reference(
                 adv[b, t] += weight * delta
                 weight *= discount[b, j] * lambda_turn
     return adv
+
+
+def policy_loss_reference(
+    logprobs: np.ndarray,
+    old_logprobs: np.ndarray,
+    advantage: np.ndarray,
+    units: Sequence[Sequence[tuple[int, int]]],
+    weights: np.ndarray,
+    *,
+    clip_low: float,
+    clip_high: float,
+) -> float:
+    """Clipped surrogate `sum_i weight_i min(A_i s, A_i clip(s))` with one ratio `s` per unit.
+
+    Args:
+      logprobs, old_logprobs, advantage: `[N, R]`, of reply tokens.
+      units: tokens (row, position) of each unit; `s` is the geometric mean of their ratios.
+      weights: of each token in the loss.
+      clip_low, clip_high: how far the ratio may move below and above 1.
+    """
+    total = 0.0
+    for unit in units:
+        moved = sum(logprobs[at] - old_logprobs[at] for at in unit)
+        ratio = float(np.exp(moved / len(unit)))
+        clipped = min(max(ratio, 1 - clip_low), 1 + clip_high)
+        for at in unit:
+            gain = min(advantage[at] * ratio, advantage[at] * clipped)
+            total -= weights[at] * gain
+    return float(total)

@@ -58,7 +58,7 @@ def make_batch() -> LearnerBatch:
         loss_mask=rng.random((*turns, REPLY)) < 0.8,
         old_logprobs=(-3.4 + 0.2 * small()).astype(np.float32),
         ref_logprobs=(-3.4 + 0.2 * small()).astype(np.float32),
-        switch_tokens=np.ones((*turns, REPLY), bool),
+        block=np.zeros((*turns, REPLY), np.int8),
         switched=rng.random(turns) < 0.5,
         chose=np.ones(turns, bool),
         value_at=reply_at[..., None] + np.arange(3, dtype=np.int32)[None, None],

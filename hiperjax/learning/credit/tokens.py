@@ -3,7 +3,7 @@
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from hiperjax.learning.batches import LearnerBatch, Scores, TokenTargets, by_sequence, to_rows
 from hiperjax.learning.credit.types import Credit, CreditInputs
@@ -95,6 +95,12 @@ def spread(
     return jnp.where(mask, advantage, 0), mask
 
 
+def number_blocks(rows: TurnRows) -> Int[Array, "N R"]:
+    """0 for tokens of the switch block, 1 for those of the subgoal block, 2 for all others."""
+    switch, subgoal = (jnp.asarray(x, jnp.int8) for x in (rows.switch_mask, rows.subgoal_mask))
+    return 2 - 2 * switch - subgoal
+
+
 def blocks_present(rows: TurnRows, grid: TurnGrid) -> tuple[Bool[Array, "B T"], Bool[Array, "B T"]]:
     """Turns whose reply holds a switch block, and those with a subgoal block."""
     present = (jnp.asarray(block).any(axis=1) for block in (rows.switch_mask, rows.subgoal_mask))
@@ -142,7 +148,7 @@ def prepare_batch(
         loss_mask=loss_mask,
         old_logprobs=jnp.where(scores.rescored, scores.logprobs, rows.behavior_logprobs),
         ref_logprobs=scores.ref_logprobs,
-        switch_tokens=rows.switch_mask,
+        block=number_blocks(rows),
         switched=to_rows(grid.boundary, grid, rows),
         chose=to_rows(grid.mask & grid.well_formed & ~first, grid, rows),
         value_at=rows.value_at,
