@@ -1,9 +1,12 @@
 """Tests run stricter than users do.
 
 Settings reach JAX through environment variables, before its first import: worlds are then tested
-without waking XLA, and processes that tests start inherit them. Do not import `hiperjax` here at
-module level: the shape checker hooks its imports only after this file is read.
+without waking XLA, and processes that tests start inherit them. Do not import `hiperjax` at module
+level above the hooks that check its types.
 
+- Every function is checked against its annotations when it is called, array shapes included. The
+  checker of shapes binds the arguments of each call anew, which costs the worlds (no arrays, many
+  calls) half their time: it has the files that name shapes, beartype alone has the others.
 - Rank promotion raises in the tests of `hiperjax_kernels` and `hiperjax.models`, where code is for
   one example or broadcasts by name. Left of a vmap it does not: acting and learning compare
   `[T]` with `[B, 1]` on purpose.
@@ -22,11 +25,30 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
+import jaxtyping
 import pytest
+from beartype import BeartypeConf
+from beartype.claw import beartype_packages
 from helpers.paths import ROOT, SHARED
 from hypothesis import HealthCheck, settings
 
 MAPS = 15_000
+
+
+def list_shaped(package: str) -> list[str]:
+    """The modules of a package whose files name shapes."""
+    base = ROOT / package
+    shaped = [path for path in base.rglob("*.py") if "jaxtyping" in path.read_text("utf-8")]
+    return [
+        ".".join(path.relative_to(base.parent).with_suffix("").parts).removesuffix(".__init__")
+        for path in shaped
+    ]
+
+
+SHAPED = [*list_shaped("hiperjax"), *list_shaped("kernels/hiperjax_kernels")]
+jaxtyping.install_import_hook(SHAPED, "beartype.beartype")
+BY_CALL = BeartypeConf(claw_is_pep526=False, is_pep484_tower=True)  # an int is a float, too
+beartype_packages(["hiperjax", "hiperjax_kernels"], conf=BY_CALL)
 
 
 def tests_of(package: str) -> set[str]:

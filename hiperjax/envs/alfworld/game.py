@@ -154,8 +154,8 @@ def decode_game(data: bytes) -> Game:
     fields = dict(zip(names, _freeze(json.loads(data)), strict=True))
     fields["goal"] = Goal(*fields["goal"])
     fields["nested"] = {int(outer): inner for outer, inner in fields["nested"].items()}
-    start = State(*fields["start"])
-    fields["start"] = start._replace(near=frozenset(start.near), left=frozenset(start.left))
+    *rest, near, left = fields["start"]
+    fields["start"] = State(*rest, near=frozenset(near), left=frozenset(left))
     return Game(**fields)
 
 
