@@ -41,7 +41,7 @@ def test_the_view_fits_the_console(folder):
     text = "\n".join(lines)
     assert max(map(len, lines)) <= 80
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
-    assert "imitation    ██████" in text and "30/120" in text
+    assert "imitation    ██████" in text and "30/120, about 28 s left" in text
     assert "1/4" in text and "0.500" in text and "solved" in text and "best" in text
     assert "imitation for 12 s" in text
 

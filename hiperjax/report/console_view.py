@@ -80,8 +80,18 @@ def _progress(run: RunData, now: float) -> Iterator[str]:
     done, total = (as_number(run.progress.get(key)) for key in ("done", "total"))
     if total and done is not None and isinstance(run.progress.get("phase"), str):
         name = show_line(run.progress["phase"], 12)
-        yield f"{name:<12} {bar(done / total)} {done:.0f}/{total:.0f}"
+        rest = _phase_left(run, now, total - done, done)
+        yield f"{name:<12} {bar(done / total)} {done:.0f}/{total:.0f}{rest}"
     yield f"now          {state_of(run, now)}"
+
+
+def _phase_left(run: RunData, now: float, open_steps: float, done: float) -> str:
+    """Time left of a phase that counts its steps, by its mean pace."""
+    since, updated = (as_number(run.progress.get(key)) for key in ("since", "updated"))
+    if since is None or updated is None or done <= 0 or open_steps <= 0 or updated <= since:
+        return ""
+    left = (updated - since) * open_steps / done - max(0.0, now - updated)
+    return f", about {show_seconds(left)} left" if left > 0 else ""
 
 
 def usual_seconds(run: RunData) -> float | None:
