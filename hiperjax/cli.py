@@ -191,10 +191,9 @@ def plan(args: Sequence[str]) -> Action:
     found, overrides = parse(PlanArgs, args=rest, prog=prog, return_unknown_args=True)
     check_arguments({"turns": found.turns})
     config = read_settings("plan", [name, *overrides])
-    turns = 0.46 * (config.env.max_turns or 50) if found.turns is None else found.turns
 
     def show() -> None:
-        print(plan_capacity(config, found.device, vocab_size=128, turns=turns))
+        print(plan_capacity(config, found.device, vocab_size=128, turns=found.turns))
 
     return show
 

@@ -1,8 +1,12 @@
 """The command line: help, presets, and one clear line for a user's mistake."""
 
+import pathlib
+
 import pytest
 
 from hiperjax.cli import COMMANDS, main
+from hiperjax.commands.plan import usual_turns
+from hiperjax.config import EnvConfig, RunConfig
 from hiperjax.presets import PRESETS
 
 
@@ -84,6 +88,25 @@ def test_plans_follow_the_mesh_and_refuse_what_it_does_not_divide(capsys):
     assert code == 2 and "8 does not divide 4 sequences" in err
     code, out, _ = run(capsys, *argv, "--ppo.micro-sequences", "8")
     assert code == 0 and "data=1 fsdp=8 tensor=1" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "turns"),
+    [
+        (("household-tiny",), "7.36"),  # 0.46 of the world's own 16
+        (("household-tiny", "--env.max-turns", "10"), "4.6"),
+        (("household-tiny", "--turns", "3"), "3"),
+        (("alfworld-qwen2.5-1.5b",), "23"),
+    ],
+)
+def test_a_plan_knows_how_long_episodes_are(capsys, arguments, turns):
+    code, out, _ = run(capsys, "plan", *arguments, "--device", "h200")
+    assert code == 0 and f"episodes of {turns} turns" in out
+
+
+def test_a_plan_needs_no_world():
+    config = RunConfig(env=EnvConfig(suite="alfworld", games=pathlib.Path("nowhere")))
+    assert usual_turns(config) == 23
 
 
 def test_capacity_is_planned_before_anything_is_launched(capsys):

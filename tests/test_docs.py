@@ -49,9 +49,11 @@ def broken_links(document: pathlib.Path, text: str) -> Iterator[str]:
 
 
 def read_commands(text: str) -> Iterator[str]:
-    """Command lines in code blocks (continued lines joined) and in inline code."""
-    code = re.findall(r"^```(?:\w*)\n(.*?)^```", text, re.M | re.S)
-    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    """Command lines in code blocks, fenced or indented (continued lines joined), and inline."""
+    code = re.findall(r"^ *```(?:\w*)\n(.*?)^ *```", text, re.M | re.S)
+    rest = re.sub(r"^ *```.*?^ *```", "", text, flags=re.M | re.S)
+    code += re.findall(r"(?:^(?: {4,}|\t).*\n?)+", rest, re.M)
+    inline = re.findall(r"`([^`\n]+)`", rest)
     lines = [line for block in code for line in block.replace("\\\n", " ").splitlines()]
     for line in [*lines, *inline]:
         for part in re.split(r"&&|\|(?!\|)", line.replace("\\|", "/")):
@@ -141,11 +143,14 @@ def test_what_a_document_says_is_found():
     text = (
         '[a](b.md) [c](https://d) <img src="e.svg">\n`hiperjax plan X` and\n'
         "```\nsrun hiperjax train \\\n  --seed 1   # why\npip install . && hiperjax train\n```\n"
+        "\n    hiperjax bench \\\n      RUN\n\n* a list\n\n  ```\n  hiperjax watch RUN\n  ```\n"
     )
     assert list(read_links(text)) == ["b.md", "e.svg"]
     assert list(read_commands(text)) == [
         "hiperjax train    --seed 1",
         "hiperjax train",
+        "hiperjax watch RUN",
+        "hiperjax bench        RUN",
         "hiperjax plan X",
     ]
     assert list(broken_links(ROOT / "README.md", "[x](no/such.md) [y](README.md#no-such)"))

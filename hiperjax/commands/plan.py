@@ -7,6 +7,7 @@ from hiperjax.config import PromptConfig, RunConfig
 from hiperjax.devices import site_of
 from hiperjax.training.build import fit_sequences
 from hiperjax.training.model import model_shape
+from hiperjax.training.suites import build_suite
 
 USUAL_PROMPT = 0.4
 """Mean prompt, as a share of the longest."""
@@ -15,6 +16,10 @@ USUAL_GROWTH = 0.16
 official ALFWorld games, chat style (`python -m experiments.benchmarks.windows`)."""
 SUBGOAL_TURNS = 3
 """Turns under one subgoal, there."""
+USUAL_TURNS = 0.46
+"""Mean turns of an episode, as a share of the limit; from the official logs."""
+ALFWORLD_LIMIT = 50
+"""Turn limit of a world that cannot be made here."""
 
 
 class Contexts(NamedTuple):
@@ -36,18 +41,35 @@ def estimate_contexts(prompt: PromptConfig, *, reply: int, turns: float) -> Cont
     return Contexts(mean, whole + reply + (length - 1) / 2 * step)
 
 
-def plan_capacity(config: RunConfig, device: str, *, vocab_size: int, turns: float) -> str:
+def usual_turns(config: RunConfig) -> float:
+    """Mean turns of an episode, from the turn limit: the run's own, or its world's.
+
+    A plan needs no world: one whose files are elsewhere has the limit of ALFWorld.
+    """
+    limit = config.env.max_turns
+    if limit is None:
+        try:
+            limit = build_suite(config, new=False).max_turns
+        except (ValueError, OSError):  # what a suite refuses with
+            limit = ALFWORLD_LIMIT
+    return USUAL_TURNS * limit
+
+
+def plan_capacity(
+    config: RunConfig, device: str, *, vocab_size: int, turns: float | None = None
+) -> str:
     """Memory and roofline times of a run, as a table, before anything is launched.
 
     Args:
       config: the run.
       device: name and count, such as h200 or v5e-8.
       vocab_size: vocabulary of a small model; published shapes have their own.
-      turns: mean turns of an episode.
+      turns: mean turns of an episode; None: what is usual under the turn limit.
     """
     from hiperjax.capacity import Workload, plan, render
 
     site, prompt, reply = site_of(device), config.prompt, min(48, config.prompt.reply_length)
+    turns = usual_turns(config) if turns is None else turns
     config = fit_sequences(config, prefix=0)
     p, r = config.ppo, config.rollout
     mean = estimate_contexts(prompt, reply=reply, turns=turns)

@@ -161,5 +161,6 @@ class Progress:
         self.say(f"done: {iteration} iterations; best success {best:.3f}, evaluated at {best_at}")
         self.say(f"  hiperjax evaluate {folder}           success per task type")
         self.say(f"  hiperjax play --run {folder}         watch it think")
+        self.say(f"  hiperjax report {folder}             curves and episodes as one page")
         self.say(f"  {folder}/samples                     episodes as text")
         self.say(f"  tensorboard --logdir {folder}        curves")
