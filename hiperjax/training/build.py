@@ -161,7 +161,8 @@ def check_boundaries(config: RunConfig, suite: Suite) -> None:
     if config.plan.boundaries == "milestone" and not suite.reports_milestones:
         raise ConfigError(
             f"plan.boundaries is milestone, and the suite {suite.name} reports no milestones; "
-            "choose a suite that does (household, alfworld, webshop), or other boundaries"
+            "choose a suite that does (household, alfworld, webshop, desk, errands), or other "
+            "boundaries"
         )
 
 

@@ -89,7 +89,8 @@ def check_choice(
     if "milestone" in estimator.needs and milestones_of is not None:
         raise ConfigError(
             f"credit.estimator {name} needs milestones, which the suite {milestones_of} does not "
-            "report; choose a suite that does (household, alfworld, webshop), or another estimator"
+            "report; choose a suite that does (household, alfworld, webshop, desk, errands), or "
+            "another estimator"
         )
     return estimator
 
