@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 import tempfile
 from typing import Annotated
 
@@ -45,7 +46,11 @@ def bench(
             warm_start(run)
         else:
             run.state = trained
-        ledgers = [iterate(run) for _ in range(skip + iterations)]
+        ledgers = []
+        for number in range(skip + iterations):
+            why = "left out: it compiles" if number < skip else "measured"
+            print(f"iteration {number + 1} of {skip + iterations}, {why}", file=sys.stderr)
+            ledgers.append(iterate(run))
         run.close()
     print(render(ledgers[skip:]))
     return 0
