@@ -14,13 +14,14 @@ from hiperjax.options.environment import EnvConfig
 from hiperjax.options.judging import JudgeConfig, RubricConfig
 from hiperjax.options.learning import CreditConfig, CriticConfig, ImitationConfig, PpoConfig
 from hiperjax.options.model import MeshConfig, ModelConfig
+from hiperjax.options.parl import ParlConfig
 from hiperjax.options.planning import PlanConfig
 from hiperjax.options.ranges import ConfigError
 
 __all__ = [
     "ConfigError", "CreditConfig", "CriticConfig", "EnvConfig", "EvalConfig", "ImitationConfig",
-    "JudgeConfig", "MeshConfig", "ModelConfig", "PlanConfig", "PpoConfig", "PromptConfig",
-    "RolloutConfig", "RubricConfig", "RunConfig", "TrackConfig",
+    "JudgeConfig", "MeshConfig", "ModelConfig", "ParlConfig", "PlanConfig", "PpoConfig",
+    "PromptConfig", "RolloutConfig", "RubricConfig", "RunConfig", "TrackConfig",
 ]  # fmt: skip
 
 
@@ -80,6 +81,7 @@ class RunConfig:
     critic: CriticConfig = dataclasses.field(default_factory=CriticConfig)
     judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
     rubric: RubricConfig = dataclasses.field(default_factory=RubricConfig)
+    parl: ParlConfig = dataclasses.field(default_factory=ParlConfig)
     ppo: PpoConfig = dataclasses.field(default_factory=PpoConfig)
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     track: TrackConfig = dataclasses.field(default_factory=TrackConfig)

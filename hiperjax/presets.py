@@ -10,6 +10,7 @@ from hiperjax.config import (
     EvalConfig,
     ImitationConfig,
     ModelConfig,
+    ParlConfig,
     PpoConfig,
     PromptConfig,
     RolloutConfig,
@@ -102,6 +103,30 @@ _DESK_TINY = dataclasses.replace(
     ppo=dataclasses.replace(_TINY_PPO, sequence_length=168),
     imitation=ImitationConfig(steps=400, episodes=1000, check_every=10, stop_loss=0.14),
     eval=EvalConfig(splits=("unseen",)),
+)
+
+_ERRANDS_TINY = dataclasses.replace(
+    _HOUSEHOLD_TINY,
+    iterations=30,
+    target=None,
+    # The expert does half of the errands by itself, nearly all by sub-agents, which it sends in one
+    # episode of ten: a start from which either way can be learned.
+    env=EnvConfig(
+        suite="errands",
+        options=("budget=20", "spawn=0.1"),
+        task_types=("pick_and_place_simple",),
+    ),
+    prompt=PromptConfig(
+        style="compact", history_length=1, prompt_length=192, reply_length=72, window_length=448
+    ),
+    rollout=dataclasses.replace(_HOUSEHOLD_TINY.rollout, group_size=8),
+    imitation=ImitationConfig(steps=300, episodes=500, check_every=25, stop_loss=0.05, noise=0.0),
+    credit=dataclasses.replace(
+        _TINY_CREDIT, estimator="parl", whitening="none", inadmissible_penalty=0.05
+    ),
+    parl=ParlConfig(lambda_parallel=0.3, lambda_finish=0.2),
+    ppo=dataclasses.replace(_TINY_PPO, sequence_length=264, micro_sequences=2),
+    eval=EvalConfig(splits=("unseen", "single"), max_tasks=60),
 )
 
 _CHECKLIST_TINY = dataclasses.replace(
@@ -261,6 +286,11 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
             "desk-tiny",
             "the support desk: tools, criteria checked by program, gates; a tiny transformer",
             _DESK_TINY,
+        ),
+        (
+            "errands-tiny",
+            "several errands by sub-agents at a time or in turn (PARL), paid for until it is not",
+            _ERRANDS_TINY,
         ),
         (
             "checklist-tiny",

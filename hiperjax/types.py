@@ -348,6 +348,8 @@ class TurnGrid(NamedTuple):
     """request that each criterion belongs to"""
     request: Int[Any, "B T"] | None = None
     """request that each turn was taken at"""
+    cost: Float[Any, "B T"] | None = None
+    """critical steps of each turn, where turns may set sub-agents to work; None: 1 each"""
 
 
 class FinalPrompts(NamedTuple):

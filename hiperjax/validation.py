@@ -3,7 +3,7 @@
 All of it is checked at once, before anything slow.
 """
 
-from hiperjax.config import ModelConfig, PromptConfig, RunConfig
+from hiperjax.config import ModelConfig, PpoConfig, PromptConfig, RunConfig
 from hiperjax.options.judging import JudgeConfig
 from hiperjax.options.planning import BASE
 from hiperjax.options.ranges import check_ranges, require
@@ -23,6 +23,7 @@ def validate(config: RunConfig) -> RunConfig:
     _check_executor(config)
     _check_judge(config.judge)
     _check_rubric(config)
+    _check_clip(config.ppo)
     require(bool(config.eval.splits), "eval.splits is empty; expected at least one split")
     m = config.mesh
     for name in ("data", "fsdp", "tensor"):
@@ -125,6 +126,19 @@ def _check_rubric(config: RunConfig) -> None:
         config.rubric.reward == "off" or config.rollout.group_size > 1,
         f"rubric.reward is {config.rubric.reward} with rollout.group_size "
         f"{config.rollout.group_size}; expected at least 2: episodes of one task are compared",
+    )
+
+
+def _check_clip(p: PpoConfig) -> None:
+    low, high = p.band
+    require(
+        -1e6 <= low < 0 < high <= 1e6,
+        f"ppo.band is {low} {high}; expected a log ratio below 0 and one above it",
+    )
+    require(
+        p.clip_mode == "log_band" or p.square_penalty == 0,
+        f"ppo.square_penalty is {p.square_penalty} with ppo.clip_mode {p.clip_mode}; expected 0, "
+        "or clip_mode log_band, whose term it is",
     )
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from hiperjax.learning.bands import band_surrogate, is_inside
 from hiperjax.learning.ratios import Level, importance_ratio, weigh_tokens
 
 Metrics = dict[str, Array]
@@ -47,11 +48,14 @@ def ppo_loss(
     ratio_of: Level = "token",
     average_over: Level = "token",
     policy_denominator: Float[Array, ""] | None = None,
+    band: tuple[float, float] | None = None,
+    square_penalty: float = 0.0,
 ) -> LossOutputs:
     """Clipped surrogate with dual clip, k3 KL to the reference and entropy bonus, token by token.
 
     `max(-A w, -A clip(w))`, and for A < 0 at most `-dual_clip A`, with w the importance ratio. At
-    w = 1 its gradient is that of the plain policy gradient `-A log pi`.
+    w = 1 its gradient is that of the plain policy gradient `-A log pi`. With `band`, the surrogate
+    is that of `band_surrogate` instead.
 
     Args:
       inputs: tokens.
@@ -72,6 +76,11 @@ def ppo_loss(
     surrogate = jnp.maximum(-advantage * ratio, -advantage * clipped)
     bounded = jnp.minimum(surrogate, -dual_clip * advantage)
     policy = jnp.where(advantage < 0, bounded, surrogate)
+    cut = advantage * ratio > advantage * clipped
+    if band is not None:
+        moved = jnp.log(ratio)
+        policy = band_surrogate(moved, advantage, band=band, square_penalty=square_penalty)
+        cut = ~is_inside(moved, band)
     gap = jnp.clip(jnp.where(mask, inputs.ref_logprobs - inputs.logprobs, 0.0), -10, 10)
     kl = jnp.exp(gap) - gap - 1
 
@@ -85,7 +94,7 @@ def ppo_loss(
         loss *= denominator / policy_denominator
     metrics = {
         "policy_loss": loss,
-        "clip_share": mean((advantage * ratio > advantage * clipped).astype(jnp.float32)),
+        "clip_share": mean(cut.astype(jnp.float32)),
         "kl_old": mean(-log_ratio),
         "kl_reference": mean(kl),
         "entropy": mean(inputs.entropy),

@@ -3,6 +3,8 @@
 A new loss term is a function in losses.py, a line here, and its coefficient in `ppo`.
 """
 
+from typing import Literal
+
 from jaxtyping import Array, Float
 
 from hiperjax.learning.batches import LearnerBatch, read, read_before
@@ -20,7 +22,7 @@ from hiperjax.types import STREAMS
 
 SETTINGS = (
     "ratio", "average", "clip", "clip_high", "dual_clip", "kl_coefficient", "entropy_coefficient",
-    "switch_rate_coefficient", "switch_rate_target",
+    "switch_rate_coefficient", "switch_rate_target", "clip_mode", "band", "square_penalty",
 )  # fmt: skip
 """Settings of `ppo` that `policy_objective` takes."""
 
@@ -51,6 +53,9 @@ def policy_objective(
     entropy_coefficient: float,
     switch_rate_coefficient: float,
     switch_rate_target: float,
+    clip_mode: Literal["ratio", "log_band"] = "ratio",
+    band: tuple[float, float] = (-0.2, 0.2),
+    square_penalty: float = 0.0,
 ) -> LossOutputs:
     """PPO, its KL and entropy terms, and the switch-rate regularizer.
 
@@ -81,6 +86,8 @@ def policy_objective(
         ratio_of=ratio,
         average_over=over,
         policy_denominator=denominator,
+        band=band if clip_mode == "log_band" else None,
+        square_penalty=square_penalty,
     )
     if switch_rate_coefficient:
         rate = switch_rate_loss(

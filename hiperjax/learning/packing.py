@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hiperjax.learning.checklists import pack_checklists
+from hiperjax.learning.costs import pack_costs
 from hiperjax.learning.layout import (
     NO_ROOM,
     Room,
@@ -322,9 +323,11 @@ def pack(
     attention_columns: int = 0,
     least: Room = NO_ROOM,
     seed: int = 0,
+    costs: bool = False,
 ) -> PackedBatch:
     """Pack whole trajectories; arguments as in `pack_windows` and `pack_grid`.
 
+    `costs`: with the critical steps of each turn, for worlds where it may have more than one.
     `grown`: windows may have many turns, and the state after a truncated episode is a row of its
     window. Without it that state has a prompt of its own (`pack_final_prompts`).
 
@@ -357,6 +360,8 @@ def pack(
         max_turns=max_turns,
         trajectory_multiple=trajectory_multiple,
     )
+    if costs:
+        grid = grid._replace(cost=pack_costs(trajectories, *grid.mask.shape))
     used = int(sequences.token_mask.any(axis=1).sum())
     return PackedBatch(sequences, rows, grid, used)
 

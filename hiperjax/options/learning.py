@@ -159,6 +159,13 @@ class PpoConfig:
     """Clip range above 1, where it is to be another (DAPO's clip-higher: 0.28); none: clip."""
     dual_clip: float = 3.0
     """Bound on the loss of negative advantages, in advantages."""
+    clip_mode: Literal["ratio", "log_band"] = "ratio"
+    """What bounds a move of the policy: clip, clip_high and dual_clip; or that what has a log ratio
+    outside `band` has no gradient, whatever the advantage's sign (PARL)."""
+    band: tuple[float, float] = (-0.2, 0.2)
+    """log_band: from where to where; no values are published."""
+    square_penalty: float = 0.0
+    """log_band: weight of the squared log ratio, at every token."""
     kl_coefficient: float = 0.01
     """Weight of the k3 KL to the reference policy (the one training started from)."""
     entropy_coefficient: float = 0.001

@@ -114,6 +114,7 @@ def _build_inputs(records: Sequence[Record], bootstrap: str) -> Any:
     ends = [jnp.array([r["bootstrap"][n] for r in records], jnp.float32) for n in range(3)]
     boundary = grid(lambda turn: turn.get("switch") is True, bool)
     boundary = boundary.at[:, 0].set(True)
+    costs = any("cost" in turn for record in records for turn in record["turns"])
     flags = {name: grid(lambda t, k=name: t.get(k) is not False, bool) & mask for name in FLAGS}
     inputs = CreditInputs(
         grid(lambda turn: turn["shaped"], np.float32),
@@ -125,6 +126,7 @@ def _build_inputs(records: Sequence[Record], bootstrap: str) -> Any:
         **flags,
         switch_prob=grid(_switch_probability, np.float32),
         v_keep=grid(lambda turn: as_number(turn.get("v_keep")) or 0.0, np.float32),
+        cost=grid(lambda turn: as_number(turn.get("cost")) or 1.0, np.float32) if costs else None,
     )
     return bootstrap_last_turn(inputs) if bootstrap == "last_turn" else inputs
 

@@ -92,6 +92,7 @@ class RunComponents:
             reply_length=layout.round_up(self.config.prompt.reply_length, 8),
             trajectory_multiple=episodes,
             seed=seed,
+            costs=self.suite.delegates,
             **self._layout,
         )
         if batch.sequences.attention_rows is not None:

@@ -124,6 +124,8 @@ def _record(batch: EpisodeBatch, number: int, why: list[str]) -> dict[str, Any]:
 def _turn(batch: EpisodeBatch, number: int, t: int, turn: Turn) -> dict[str, Any]:
     blocks, at = turn.blocks, (number, t)
     credited = {name: _rounded(batch.credited.get(name), at) for name in PER_TURN}
+    if "cost" in batch.credited:  # worlds whose turns all cost 1 leave it out
+        credited["cost"] = turn.delegation.cost
     return {
         "seen": clip(turn.observation, MOST_TEXT),
         "said": clip(batch.decode(turn.reply_ids), MOST_TEXT),

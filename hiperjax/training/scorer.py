@@ -19,6 +19,7 @@ from hiperjax.judging.http import HttpJudge
 from hiperjax.judging.program import FunctionJudge
 from hiperjax.learning.credit.registry import find_estimator
 from hiperjax.options.judging import JudgeConfig
+from hiperjax.training.parl import ParlStage, make_parl_stage
 from hiperjax.training.rubrics import RubricStage, make_rubric_stage
 from hiperjax.training.scored import Scored, note_answers
 from hiperjax.types import Checklist, Trajectory
@@ -35,6 +36,8 @@ class EpisodeScorer:
     """who verifies them; None: the world did"""
     rubric: RubricStage | None = None
     """compares the episodes of a task, where that pays"""
+    parl: ParlStage | None = None
+    """pays for delegation and measures it, where the world has sub-agents"""
     flip: float = 0.0
     """share of verdicts on criteria turned over"""
     seed: int = 0
@@ -42,7 +45,7 @@ class EpisodeScorer:
     @property
     def idle(self) -> bool:
         """Whether episodes are learned from as they were collected."""
-        return not self.checklists and self.rubric is None
+        return not self.checklists and self.rubric is None and self.parl is None
 
     def score(self, trajectories: Sequence[Trajectory], *, iteration: int) -> Scored:
         """The episodes with what the run rewards them for.
@@ -61,6 +64,8 @@ class EpisodeScorer:
                     for number, t in enumerate(scored.trajectories)
                 ]
             scored.metrics |= measure_criteria(scored.trajectories)
+        if self.parl is not None:  # first: it measures the world's own reward
+            self.parl.apply(scored, iteration=iteration)
         if self.rubric is not None:
             self.rubric.apply(scored, iteration=iteration)
         return scored
@@ -245,6 +250,7 @@ def make_scorer(
         checklists=wanted,
         judge=judge if wanted else None,
         rubric=make_rubric_stage(config, judge),
+        parl=make_parl_stage(config, suite),
         flip=config.judge.flip,
         seed=config.seed,
     )

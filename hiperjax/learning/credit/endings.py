@@ -7,11 +7,16 @@ from hiperjax.learning.credit.types import CreditInputs
 
 
 def turn_discount(
-    mask: Bool[Array, "B T"], terminated: Bool[Array, " B"], gamma: float
+    mask: Bool[Array, "B T"],
+    terminated: Bool[Array, " B"],
+    gamma: float,
+    cost: Float[Array, "B T"] | None = None,
 ) -> Float[Array, "B T"]:
-    """gamma, and 0 at the last turn of a terminated episode."""
+    """gamma to the power of the turn's critical steps, and 0 at the last turn of a terminated
+    episode; a turn without `cost` is one step (a semi-Markov decision process else)."""
     last = jnp.arange(mask.shape[1])[None] == last_turn(mask)[:, None]
-    return jnp.where(last & terminated[:, None], 0.0, gamma)
+    follows = gamma if cost is None else gamma**cost
+    return jnp.where(last & terminated[:, None], 0.0, follows)
 
 
 def last_turn(mask: Bool[Array, "B T"]) -> Array:

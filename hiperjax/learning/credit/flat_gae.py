@@ -23,7 +23,7 @@ def flat_gae_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
 
     Options: gamma, lambda_turn.
     """
-    discount = turn_discount(inputs.mask, inputs.terminated, options.gamma)
+    discount = turn_discount(inputs.mask, inputs.terminated, options.gamma, inputs.cost)
     adv, ret = gae_batch(
         inputs.reward,
         discount,
@@ -57,7 +57,7 @@ def flat_token_gae_credit(inputs: CreditInputs, options: EstimatorOptions) -> Cr
     last = live & (slot == jnp.max(jnp.where(live, slot, -1), axis=-1, keepdims=True))
     if options.token_layout == "episode":
         reward = inputs.reward
-        follows = turn_discount(inputs.mask, inputs.terminated, options.gamma)
+        follows = turn_discount(inputs.mask, inputs.terminated, options.gamma, inputs.cost)
     else:
         total = jnp.where(inputs.mask, inputs.reward, 0).sum(axis=1, keepdims=True)
         reward, follows = jnp.where(inputs.mask, total, 0), jnp.zeros_like(inputs.reward)

@@ -63,6 +63,26 @@ def dr_grpo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     return uniform_credit(adv, inputs)
 
 
+def parl_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
+    """PARL (Kimi K2.5, arXiv 2602.02276): the episode's return less the mean of its task's.
+
+    Not divided by the spread. The loss divides by the minibatch's tokens, which is the paper's
+    `1 / N` where a batch is one minibatch; with `credit.whitening none`, else the batch's spread
+    divides after all. What parts it from `dr_grpo` is what it leaves out: no score of malformed
+    turns, no raw score of a lone episode.
+    """
+    adv = groups.grpo(
+        inputs.reward,
+        jnp.zeros_like(inputs.reward),
+        inputs.mask,
+        require_field(inputs, "group_id"),
+        std=False,
+        over="episodes",
+        keep_singleton_score=False,
+    )
+    return uniform_credit(adv, inputs)
+
+
 def rloo_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     """RLOO; see `hiperjax_kernels.groups.rloo`.
 
@@ -247,6 +267,7 @@ def group_estimator(
 GROUP_ESTIMATORS = (
     group_estimator("grpo", grpo_credit),
     group_estimator("dr_grpo", dr_grpo_credit),
+    group_estimator("parl", parl_credit),
     group_estimator("rloo", rloo_credit),
     group_estimator("reinforce_pp", reinforce_pp_credit, (), "batch"),
     group_estimator("reinforce_pp_baseline", reinforce_pp_baseline_credit, scope="batch"),

@@ -68,7 +68,7 @@ def hae_inputs(inputs: CreditInputs, gamma: float) -> HaeInputs:
     """The kernel's view: a terminal turn has discount 0, a truncated one is bootstrapped."""
     return HaeInputs(
         reward=inputs.reward,
-        discount=turn_discount(inputs.mask, inputs.terminated, gamma),
+        discount=turn_discount(inputs.mask, inputs.terminated, gamma, inputs.cost),
         v_low=inputs.v_low,
         v_high=inputs.v_high,
         v_term=inputs.v_term,

@@ -66,6 +66,7 @@ def gather_inputs(
         item_depends=grid.item_depends,
         item_request=grid.item_request,
         request=grid.request,
+        cost=grid.cost,
         **values,
         **gather_switches(batch),
     )

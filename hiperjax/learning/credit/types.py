@@ -66,6 +66,8 @@ class CreditInputs(NamedTuple):
     """request that a criterion belongs to"""
     request: Int[Array, "B T"] | None = None
     """request that the turn was taken at"""
+    cost: Float[Array, "B T"] | None = None
+    """critical steps of the turn; None: 1 each"""
     v_token: Float[Array, "B T R"] | None = None
     """value before each reply token"""
     reply_mask: Bool[Array, "B T R"] | None = None
