@@ -15,7 +15,7 @@ def turn_discount(
     """gamma to the power of the turn's critical steps, and 0 at the last turn of a terminated
     episode; a turn without `cost` is one step (a semi-Markov decision process else)."""
     last = jnp.arange(mask.shape[1])[None] == last_turn(mask)[:, None]
-    follows = gamma if cost is None else gamma**cost
+    follows = gamma if cost is None else gamma ** jnp.where(mask, cost, 1.0)
     return jnp.where(last & terminated[:, None], 0.0, follows)
 
 

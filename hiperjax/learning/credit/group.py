@@ -70,6 +70,8 @@ def parl_credit(inputs: CreditInputs, options: EstimatorOptions) -> Credit:
     `1 / N` where a batch is one minibatch; with `credit.whitening none`, else the batch's spread
     divides after all. What parts it from `dr_grpo` is what it leaves out: no score of malformed
     turns, no raw score of a lone episode.
+
+    Options: none.
     """
     adv = groups.grpo(
         inputs.reward,
