@@ -6,6 +6,7 @@ and against a few lines that break it, so that a rule which sees nothing fails t
 
 import ast
 import dataclasses
+import functools
 import pathlib
 import re
 import subprocess
@@ -88,7 +89,7 @@ class Module:
     source: str
     is_package: bool = False
 
-    @property
+    @functools.cached_property
     def tree(self) -> ast.Module:
         return ast.parse(self.source)
 
@@ -121,6 +122,7 @@ class Module:
         return ".".join([*kept, *([node.module] if node.module else [])])
 
 
+@functools.cache
 def read_modules() -> list[Module]:
     found = []
     for base, package in ((".", "hiperjax"), ("kernels", "hiperjax_kernels"), (".", "experiments")):

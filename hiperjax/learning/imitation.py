@@ -1,7 +1,7 @@
 """Behavior cloning: cross-entropy on the reply tokens of packed turns."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -65,8 +65,12 @@ def split_steps(
         yield ImitationBatch(picked, *(x[chosen] for x in laid))
 
 
+@cache
 def make_optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
-    """AdamW, a short warm-up, cosine to zero."""
+    """AdamW, a short warm-up, cosine to zero.
+
+    The same settings give the same object, so that their runs share compiled programs.
+    """
     rate = optax.warmup_cosine_decay_schedule(
         0.0, learning_rate, min(50, max(1, steps // 10)), max(2, steps)
     )
