@@ -80,14 +80,31 @@ def make_optimizer(learning_rate: float, steps: int) -> optax.GradientTransforma
 def reply_loss(
     policy: Params, config: TransformerConfig, batch: ImitationBatch
 ) -> Float[Array, ""]:
-    """Mean negative log-prob of the reply tokens."""
+    """Negative log-probs of the reply tokens, summed."""
     hidden = run_sequences(policy, config, batch.sequences)
     replies = batch.sequences.reply_index, batch.reply_at, batch.reply
     logprobs, _ = reply_logprobs(policy, config, hidden, *replies)
-    return -jnp.sum(jnp.where(batch.mask, logprobs, 0.0)) / jnp.maximum(batch.mask.sum(), 1)
+    return -jnp.sum(jnp.where(batch.mask, logprobs, 0.0))
 
 
-@partial(jax.jit, static_argnames=("config", "optimizer"), donate_argnames="state")
+def split_batch(batch: ImitationBatch, size: int) -> ImitationBatch:
+    """So many sequences at a time, `[parts, size, ...]`; padding fills the last part."""
+    count = len(batch.reply)
+    parts = -(-count // size)
+
+    def split(x: Array) -> Array:
+        filled = jnp.pad(x, ((0, parts * size - count), *((0, 0),) * (x.ndim - 1)))
+        return filled.reshape(parts, size, *x.shape[1:])
+
+    return jax.tree.map(split, batch)
+
+
+def choose_micro(sequences: int, most: int) -> int:
+    """The largest share of a step's sequences that divides it, at most `most`; 0 is no limit."""
+    return next(n for n in range(min(sequences, most or sequences), 0, -1) if sequences % n == 0)
+
+
+@partial(jax.jit, static_argnames=("config", "optimizer", "micro"), donate_argnames="state")
 def imitate(
     state: ImitationState,
     batch: ImitationBatch,
@@ -95,18 +112,28 @@ def imitate(
     *,
     config: TransformerConfig,
     optimizer: optax.GradientTransformation,
+    micro: int,
 ) -> tuple[ImitationState, Float[Array, ""]]:
     """One optimizer step for each minibatch of sequences `order` lists; returns their mean loss.
 
-    A step whose gradient or parameters are not finite is skipped.
+    Forward and backward passes see `micro` sequences at once, a divisor of `s`; their gradients add
+    up. A step whose gradient or parameters are not finite is skipped.
     """
 
     def step(state: ImitationState, index: Array) -> tuple[ImitationState, Array]:
         part = jax.tree.map(lambda x: x[index], batch)
         trained, frozen = split_trained(state.policy, config)
-        loss, grads = jax.value_and_grad(
-            lambda trained: reply_loss(combine(trained, frozen), config, part)
-        )(trained)
+        count = jnp.maximum(part.mask.sum(), 1)
+        pieces = split_batch(part, micro)
+
+        def loss_of(trained: Params, piece: ImitationBatch) -> Array:
+            return reply_loss(combine(trained, frozen), config, piece) / count
+
+        def add(total: Any, piece: ImitationBatch) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_of)(trained, piece)), None
+
+        zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, trained)
+        (loss, grads), _ = jax.lax.scan(add, zero, pieces)
         moves, moved = optimizer.update(grads, state.optimizer, trained)
         policy: Any = combine(optax.apply_updates(trained, moves), frozen)  # type: ignore
         new = ImitationState(policy, moved)
@@ -116,9 +143,11 @@ def imitate(
     return state, losses.mean()
 
 
-@partial(jax.jit, static_argnames="config")
+@partial(jax.jit, static_argnames=("config", "micro"))
 def measure_loss(
-    policy: Params, batch: ImitationBatch, *, config: TransformerConfig
+    policy: Params, batch: ImitationBatch, *, config: TransformerConfig, micro: int
 ) -> Float[Array, ""]:
-    """Loss on held-out turns."""
-    return reply_loss(policy, config, batch)
+    """Mean negative log-prob of the reply tokens of held-out turns, `micro` sequences at once."""
+    pieces = split_batch(batch, min(micro, len(batch.reply)))
+    losses = jax.lax.map(lambda piece: reply_loss(policy, config, piece), pieces)
+    return losses.sum() / jnp.maximum(batch.mask.sum(), 1)

@@ -15,6 +15,7 @@ from hiperjax.distributed.mesh import Placement
 from hiperjax.envs.base import Suite
 from hiperjax.envs.workers import EnvWorkers
 from hiperjax.learning import layout, packing
+from hiperjax.learning.imitation import choose_micro
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.state import TrainState
 from hiperjax.models.architecture import TransformerConfig
@@ -67,6 +68,12 @@ class RunComponents:
         return self.placement.init_sharded(
             lambda policy: adapt(policy, shape, self.model, key()), policy
         )
+
+    @property
+    def imitated_at_once(self) -> int:
+        """Sequences of a pass of imitation, whose gradients add up to a step's."""
+        c = self.config
+        return choose_micro(c.imitation.sequences, c.ppo.micro_sequences)
 
     def pack_turns(self, trajectories: Sequence[Trajectory]) -> tuple[Sequences, TurnRows]:
         """The turns of trajectories in packed sequences, as imitation reads them."""

@@ -8,6 +8,7 @@ was stopped goes on bit for bit from the portion, or the round, it was saved bef
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -76,6 +77,10 @@ class StreamedImitation:
     losses: list[jax.Array] = dataclasses.field(default_factory=list)
     """of the steps since the last measurement"""
 
+    @property
+    def _how(self) -> dict[str, Any]:
+        return {"config": self.components.model, "micro": self.components.imitated_at_once}
+
     def step_through(self, batches: Iterator[ImitationBatch], most: int) -> None:
         """At most so many optimizer steps, one per batch."""
         c, now = self.components, self.now
@@ -84,7 +89,7 @@ class StreamedImitation:
             for _, batch in zip(range(most), batches, strict=False):
                 placed = c.placement.replicate(batch)
                 now.state, loss = imitate(
-                    now.state, placed, order, optimizer=self.optimizer, config=c.model
+                    now.state, placed, order, optimizer=self.optimizer, **self._how
                 )
                 self.losses.append(loss)
                 self.pace.count(batch)
@@ -102,7 +107,7 @@ class StreamedImitation:
         """The loss on held-out episodes; remembers the best policy of the first stage."""
         c, now, losses = self.components, self.now, self.losses
         with c.placement.use_mesh():
-            held = float(measure_loss(now.state.policy, self.held, config=c.model))
+            held = float(measure_loss(now.state.policy, self.held, **self._how))
         keep = now.done > c.config.imitation.steps
         now.note_loss(held, c.model, cure="lower imitation.learning_rate", keep=keep)
         loss = float(np.mean(jax.device_get(losses))) if losses else float("nan")
