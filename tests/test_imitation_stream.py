@@ -12,7 +12,7 @@ from helpers.small_runs import BASE, small_run
 from hiperjax.acting.blocks import TAGS
 from hiperjax.acting.demonstrations import demonstrate, list_texts, relabel, transcribe
 from hiperjax.acting.expert_stream import ExpertStream, PortionPlan
-from hiperjax.acting.prompts import Prompter, WindowRules
+from hiperjax.acting.prompts import Prompter, WindowRules, merge_refused
 from hiperjax.acting.renderers import TRIED, CompactRenderer, PastTurn
 from hiperjax.config import ConfigError
 from hiperjax.envs.registry import make_suite
@@ -120,6 +120,29 @@ def test_marks_and_recall_show_what_history_forgot():
     assert "go to drawer 1 * mug 2" in texts[1], "the command that showed it; not what it named"
     assert "~ drawer 1" in texts[1].replace("* ", "") or "~ * drawer 1" in texts[1]
     assert "~ cabinet" not in texts[1]
+
+
+def test_what_was_seen_last_outlives_a_run_of_refused_commands():
+    seen = Observation("Nothing happens.", "put two mug in drawer.", ("go to cabinet 2",))
+    past = [
+        PastTurn(1, "You are in a room.", "go to drawer 1"),
+        PastTurn(2, "You arrive at drawer 1.", "go to drawer 1", refused=True),
+        PastTurn(3, "Nothing happens.", "go to cabinet 1", refused=True),
+        PastTurn(4, "Nothing happens.", "go to shelf 1", refused=True),
+    ]
+    plain, merged = (
+        TOKENIZER.decode(dataclasses.replace(PROMPTER, merges=on).encode(seen, past, "")[0])
+        for on in (False, True)
+    )
+    assert "arrive" not in plain and "arrive at drawer 1 act go to shelf 1 now" in merged
+    assert "go to cabinet 1" not in merged, "only the last of them"
+    went_on = [*past, PastTurn(5, "Nothing happens.", "go to cabinet 2")]
+    turns = merge_refused(went_on)
+    assert [(t.number, t.observation, t.action, t.refused) for t in turns] == [
+        (1, "You are in a room.", "go to drawer 1", False),
+        (2, "You arrive at drawer 1.", "go to cabinet 2", False),
+    ]
+    assert merge_refused(past[:1]) == past[:1] and merge_refused([]) == []
 
 
 def make_plan(episodes=4):

@@ -168,7 +168,11 @@ def _demonstrate_one(
 
 
 def _past(demo: Demonstration, turn: int) -> list[PastTurn]:
-    return [PastTurn(t + 1, demo.observations[t].text, demo.actions[t]) for t in range(turn)]
+    past = zip(demo.observations[:turn], demo.actions, strict=False)
+    return [
+        PastTurn(t, seen.text, action, refused=not demo.suite.is_admissible(action, seen))
+        for t, (seen, action) in enumerate(past, start=1)
+    ]
 
 
 def _reply_text(renderer: Renderer, decision: Decision) -> str:

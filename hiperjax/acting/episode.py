@@ -65,7 +65,11 @@ class EpisodeRecorder:
                 delegation=step.delegation,
             )
         )
-        self.past.append(PastTurn(len(self.turns), seen.text, blocks.action))
+        self.past.append(
+            PastTurn(
+                len(self.turns), seen.text, blocks.action, refused=not self.turns[-1].admissible
+            )
+        )
         self.subgoal, self.observation, self.last = blocks.subgoal, step.observation, step
 
     def is_over(self, max_turns: int) -> bool:

@@ -55,6 +55,17 @@ class WindowRules:
         return self.mode != "turn"
 
 
+def merge_refused(past: Sequence[PastTurn]) -> list[PastTurn]:
+    """A turn after a refused command is that turn with another command: it saw nothing new."""
+    merged: list[PastTurn] = []
+    for turn in past:
+        if merged and merged[-1].refused:
+            before = merged.pop()
+            turn = dataclasses.replace(turn, number=before.number, observation=before.observation)
+        merged.append(turn)
+    return merged
+
+
 class PromptTooLong(ValueError):
     """A prompt that does not fit after all cuts allowed; names the task and the limit."""
 
@@ -77,6 +88,8 @@ class Prompter:
     """turns before those of the history of which a whole prompt shows what matters"""
     marks: bool = False
     """whether a whole prompt marks commands that the episode has sent before"""
+    merges: bool = False
+    """whether the history shows a run of refused commands as its last one, at the turn before it"""
 
     @functools.cached_property
     def encoder(self) -> TextEncoder:
@@ -113,13 +126,15 @@ class Prompter:
         Raises:
           PromptTooLong: it does not fit even so.
         """
+        tried = frozenset(turn.action for turn in past)
+        if self.merges:
+            past = merge_refused(past)
         length = self.renderer.history_length
         kept = list(past[-length:]) if length > 0 else []
         if self.recall:
             older = past[: len(past) - len(kept)][-self.recall :]
             kept = [*(dataclasses.replace(turn, brief=True) for turn in older), *kept]
         if self.marks:
-            tried = frozenset(turn.action for turn in past)
             observation = dataclasses.replace(observation, tried=tried)
         for dropped in range(len(kept) + 1):
             ids = self._render(observation, kept[dropped:], subgoal)

@@ -37,6 +37,8 @@ class PastTurn:
     action: str
     brief: bool = False
     """older than the history that is shown in full: only what matters of it is recalled"""
+    refused: bool = False
+    """its command was none that the suite knows to be admissible"""
 
 
 @runtime_checkable

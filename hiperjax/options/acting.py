@@ -20,6 +20,9 @@ class PromptConfig:
     of them without their observations."""
     mark_tried: bool = False
     """Mark the commands in the list that the episode has sent before (style compact)."""
+    merge_refused: bool = False
+    """History: a turn after a command that was not in the list is shown as one with the turn it was
+    sent at. A refusal shows nothing new; what was seen last stays in view."""
     prompt_length: int = 2048
     """Tokens a prompt may have; beyond, its oldest history is dropped, and counted."""
     overlong: Literal["discard", "trim"] = "trim"

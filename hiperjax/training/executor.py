@@ -24,7 +24,7 @@ from hiperjax.training.components import RunComponents
 from hiperjax.training.run_folder import find_run, load_config
 
 EXECUTOR = "executor.json"
-SHOWN = ("style", "history_length", "recall_length", "mark_tried")
+SHOWN = ("style", "history_length", "recall_length", "mark_tried", "merge_refused")
 """Settings of `prompt` that decide what an executor is shown."""
 
 

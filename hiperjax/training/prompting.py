@@ -61,6 +61,7 @@ def make_prompter(config: RunConfig, suite: Suite, tokenizer: Any) -> Prompter:
         windows=windows,
         recall=p.recall_length,
         marks=p.mark_tried,
+        merges=p.merge_refused,
     )
     if windows.grow:
         try:
