@@ -155,8 +155,8 @@ def verify(args: Sequence[str]) -> Action:
 
 
 def games(args: Sequence[str]) -> Action:
-    """stats of a games folder, or generate games as files."""
-    return _bind_one_of("games", ("stats", "generate"), args)
+    """stats or plan lengths of a games folder, or generate games as files."""
+    return _bind_one_of("games", ("stats", "spectrum", "generate"), args)
 
 
 def convert(args: Sequence[str]) -> Action:

@@ -10,6 +10,7 @@ import pathlib
 from typing import Literal
 
 from hiperjax.options.acting import PromptConfig, RolloutConfig
+from hiperjax.options.curriculum import CurriculumConfig
 from hiperjax.options.environment import EnvConfig
 from hiperjax.options.judging import JudgeConfig, RubricConfig
 from hiperjax.options.learning import CreditConfig, CriticConfig, ImitationConfig, PpoConfig
@@ -19,8 +20,9 @@ from hiperjax.options.planning import PlanConfig
 from hiperjax.options.ranges import ConfigError
 
 __all__ = [
-    "ConfigError", "CreditConfig", "CriticConfig", "EnvConfig", "EvalConfig", "ImitationConfig",
-    "JudgeConfig", "MeshConfig", "ModelConfig", "ParlConfig", "PlanConfig", "PpoConfig",
+    "ConfigError", "CreditConfig", "CriticConfig", "CurriculumConfig", "EnvConfig", "EvalConfig",
+    "ImitationConfig", "JudgeConfig", "MeshConfig", "ModelConfig", "ParlConfig", "PlanConfig",
+    "PpoConfig",
     "PromptConfig", "RolloutConfig", "RubricConfig", "RunConfig", "TrackConfig",
 ]  # fmt: skip
 
@@ -76,6 +78,7 @@ class RunConfig:
     prompt: PromptConfig = dataclasses.field(default_factory=PromptConfig)
     plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)
     rollout: RolloutConfig = dataclasses.field(default_factory=RolloutConfig)
+    curriculum: CurriculumConfig = dataclasses.field(default_factory=CurriculumConfig)
     imitation: ImitationConfig = dataclasses.field(default_factory=ImitationConfig)
     credit: CreditConfig = dataclasses.field(default_factory=CreditConfig)
     critic: CriticConfig = dataclasses.field(default_factory=CriticConfig)

@@ -23,6 +23,10 @@ class Stream(enum.IntEnum):
     """sampled tokens of an evaluation"""
     ADAPTERS = 6
     """initial adapters of the policy"""
+    ROUNDS = 7
+    """tasks and sampled tokens of an iteration's rounds after its first"""
+    CURRICULUM = 8
+    """tasks drawn by a curriculum"""
 
 
 def derive_key(seed: int, stream: Stream, *numbers: int) -> Key[Array, ""]:

@@ -3,7 +3,9 @@
 All of it is checked at once, before anything slow.
 """
 
-from hiperjax.config import ModelConfig, PpoConfig, PromptConfig, RunConfig
+import math
+
+from hiperjax.config import CurriculumConfig, ModelConfig, PpoConfig, PromptConfig, RunConfig
 from hiperjax.options.judging import JudgeConfig
 from hiperjax.options.planning import BASE
 from hiperjax.options.ranges import check_ranges, require
@@ -18,7 +20,9 @@ def validate(config: RunConfig) -> RunConfig:
     check_ranges(config)
     _check_model(config.model, config.critic.kind)
     _check_batches(config)
+    _check_rounds(config)
     _check_windows(config.prompt)
+    _check_curriculum(config.curriculum)
     _check_boundaries(config)
     _check_executor(config)
     _check_judge(config.judge)
@@ -61,6 +65,41 @@ def _check_batches(config: RunConfig) -> None:
         f"imitation.episodes is {i.episodes}, imitation.holdout {i.holdout}, which holds {held} "
         "out; expected some to be left to imitate",
     )
+
+
+def _check_curriculum(c: CurriculumConfig) -> None:
+    require(
+        not c.weights or c.kind == "horizon",
+        f"curriculum.weights is {c.weights} with curriculum.kind {c.kind}; expected horizon, whose "
+        "strata they are of",
+    )
+    require(
+        not c.weights or (min(c.weights) >= 0 and 0 < sum(c.weights) < math.inf),
+        f"curriculum.weights is {c.weights}; expected numbers from 0, some above",
+    )
+
+
+def _check_rounds(config: RunConfig) -> None:
+    """Groups are kept or dropped by the world's own reward, as soon as they are played."""
+    r = config.rollout
+    if r.rounds == 1:
+        return
+    require(
+        r.group_size > 1,
+        f"rollout.rounds is {r.rounds} with rollout.group_size {r.group_size}; expected at least 2 "
+        "episodes of a task: a group of one always agrees",
+    )
+    for name, value, none in (
+        ("credit.checklist_reward", config.credit.checklist_reward, "off"),
+        ("rubric.reward", config.rubric.reward, "off"),
+        ("parl.lambda_parallel", config.parl.lambda_parallel, 0.0),
+        ("parl.lambda_finish", config.parl.lambda_finish, 0.0),
+    ):
+        require(
+            value == none,
+            f"{name} is {value} with rollout.rounds {r.rounds}; expected {none}: groups are kept "
+            "or dropped by the world's own reward, before anything else is paid",
+        )
 
 
 def _check_boundaries(config: RunConfig) -> None:

@@ -18,6 +18,7 @@ from hiperjax.files import DamagedFile
 from hiperjax.training import build
 from hiperjax.training.prompt_record import (
     PROMPT,
+    check_dialect,
     check_prompt,
     fingerprint_prompt,
     read_prompt,
@@ -122,6 +123,19 @@ def test_a_format_that_knows_one_world_only_is_recorded_too():
 
     found = fingerprint_prompt(Narrow(), HINTS)
     assert found == fingerprint_prompt(Narrow(), HINTS) != fingerprint_prompt(Silent(), HINTS)
+
+
+def test_another_dialect_than_a_run_was_trained_in_is_refused_or_accepted(tmp_path):
+    renderer = CompactRenderer(hints=HINTS)
+    check_dialect(tmp_path, "put")  # older than the record
+    write_prompt(tmp_path, renderer, HINTS)
+    check_dialect(tmp_path, "put")  # of a world without, or older than dialects
+    write_prompt(tmp_path, renderer, HINTS, "move")
+    assert check_prompt(tmp_path, renderer, HINTS) is None
+    check_dialect(tmp_path, "move")
+    with pytest.raises(ConfigError, match=r"speak the put dialect; expected move, .*--accept-chan"):
+        check_dialect(tmp_path, "put")
+    check_dialect(tmp_path, "put", accept=True)
 
 
 def test_another_prompt_is_refused_or_accepted(tmp_path):

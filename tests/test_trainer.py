@@ -40,6 +40,7 @@ from hiperjax.report.timelines import recorded_episodes, tabulate_subgoals
 from hiperjax.training import build, trainer
 from hiperjax.training.build import restore_run
 from hiperjax.training.checkpoint import CheckpointError
+from hiperjax.training.collecting import collect
 from hiperjax.training.metrics import METRICS, Recorder, read_lines
 from hiperjax.training.record_files import EPISODES, EVALUATIONS, PROGRESS
 from hiperjax.training.run import open_run
@@ -47,7 +48,7 @@ from hiperjax.training.run_folder import load_config, save_config
 from hiperjax.training.stopped import TrainingStopped
 from hiperjax.training.tasks import choose_tasks
 from hiperjax.training.timer import Timer
-from hiperjax.training.trainer import collect, finish_evaluation, save_when_due, train
+from hiperjax.training.trainer import finish_evaluation, save_when_due, train
 from hiperjax.training.unfinished import Unfinished
 from hiperjax.validation import validate
 
@@ -359,7 +360,7 @@ def test_an_environment_that_raises_costs_its_episode_and_no_more(finished, tmp_
     components.rollout = dataclasses.replace(
         components.rollout, workers=Failing(components.suite, 15)
     )
-    result = collect(run, Timer())
+    result = collect(run, Timer()).result
     assert result.failures and len(result.trajectories) + len(result.failures) == 6
     assert "the stove is on fire" in capsys.readouterr().out
     components.rollout = dataclasses.replace(

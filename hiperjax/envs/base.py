@@ -121,6 +121,8 @@ class Suite(abc.ABC):
     """The usual turn limit, used where the run's config sets none."""
     min_prompt_tokens: int = 0
     """No prompt of this world fits in fewer tokens; a run with less is refused before it starts."""
+    dialect: str = ""
+    """The wording of commands and texts, where the same world comes in several."""
     reports_scores: bool = False
     """Whether the `score` of a last step is set; an episode cut short scores 0."""
     reports_milestones: bool = False
@@ -142,6 +144,14 @@ class Suite(abc.ABC):
     @abc.abstractmethod
     def task_type(self, task_id: str) -> str:
         """The kind of task, for tables per type."""
+
+    def difficulty(self, task_id: str) -> str:
+        """The stratum of tasks about as hard as this one, for a curriculum; the kind by default."""
+        return self.task_type(task_id)
+
+    def plan_length(self, task_id: str) -> int | None:
+        """Turns of a plan that solves the task, as who knows the world would; None: nobody says."""
+        return None
 
     def checklist(self, task_id: str) -> Checklist | None:
         """What is to hold in the course of a task, none of it at the start; None: nobody says."""

@@ -10,9 +10,12 @@
 | `switch`      | the same, but the sign may change on the way: a SWITCH | credit of switches     |
 |               | is right at the change, and loses the color elsewhere  |                        |
 
-In the last two rungs no observation after the sign tells its color: a policy without memory can
+In these last two no observation after the sign tells its color: a policy without memory can
 carry it in nothing but the subgoal. Every world is a short script of scenes. An admissible command
 turns the page, anything else does nothing and costs a turn, and all reward comes on the last page.
+
+Beside the rungs stand chains: `chain-6` is six presses, each right one following from the one
+before, paid 1 at the end if all were right; `chain-2-6-18` has tasks of these lengths.
 """
 
 import dataclasses
@@ -24,6 +27,9 @@ from hiperjax.types import Observation
 
 COLORS = ("red", "blue")
 TASK = "Do as the last lamp or sign says."
+CHAIN_TASKS = 32
+"""Tasks of each length; of the shortest chains some are alike."""
+MAX_CHAIN = 100
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,6 +69,39 @@ def _doors(color: str) -> Scene:
 def _press(color: str) -> Scene:
     commands = tuple(f"press {each}" for each in COLORS)
     return Scene(f"A {color} lamp glows.", commands, wanted=f"press {color}")
+
+
+def _chain(length: int, number: int) -> Script:
+    """A lamp glows, then stays or turns at each press; the first page alone tells its color."""
+    rng = random.Random(f"{length}/{number}")
+    color = rng.choice(COLORS)
+    scenes = [_press(color)]
+    for _ in range(length - 1):
+        turns = rng.random() < 0.5
+        color = _other(color) if turns else color
+        text = "The lamp turns." if turns else "The lamp stays as it is."
+        scenes.append(dataclasses.replace(scenes[0], text=text, wanted=f"press {color}"))
+    return Script(tuple(scenes))
+
+
+def _other(color: str) -> str:
+    return COLORS[1 - COLORS.index(color)]
+
+
+def read_chain(rung: str) -> tuple[int, ...]:
+    """The lengths of a chain, `chain-2-6` of 2 and 6; empty where it is none."""
+    kind, *parts = rung.split("-")
+    lengths = tuple(int(part) for part in parts if part.isdecimal() and 0 < int(part) <= MAX_CHAIN)
+    return lengths if kind == "chain" and len(lengths) == len(parts) else ()
+
+
+def list_chains(lengths: tuple[int, ...]) -> dict[str, Script]:
+    """Tasks of chains by id: as many of each length, in turn."""
+    return {
+        f"chain-{length}/{number}": _chain(length, number)
+        for number in range(CHAIN_TASKS)
+        for length in lengths
+    }
 
 
 def _signs_that_change() -> dict[str, Script]:
@@ -150,6 +189,8 @@ class LadderExpert(Expert):
         """Take over the color seen, if any; give the command that names it, if any."""
         words = observation.text.rstrip(".").split()
         color = next((each for each in COLORS if each in words), None)
+        if words[-1] == "turns":
+            color = _other(self._subgoal.removeprefix("follow "))
         subgoal = f"follow {color}" if color else self._subgoal or "go on"
         switch = subgoal != self._subgoal
         self._subgoal = subgoal
@@ -181,8 +222,17 @@ class LadderSuite(Suite):
         return tuple(self._scripts)
 
     def task_type(self, task_id: str) -> str:
-        """The rung: its tasks differ in nothing worth a table."""
-        return self._rung
+        """The rung: its tasks differ in nothing worth a table; of a chain, the length."""
+        kind, _, number = task_id.partition("/")
+        return kind if number else self._rung
+
+    def read_script(self, task_id: str) -> Script:
+        """The pages of a task, for tests and studies: no agent sees them ahead."""
+        return self._scripts[task_id]
+
+    def plan_length(self, task_id: str) -> int:
+        """Its pages."""
+        return len(self.read_script(task_id).scenes)
 
     def make_env(self) -> LadderEnv:
         """A new reader of this rung's scripts."""
@@ -199,7 +249,11 @@ class LadderOptions:
 
 
 def make_ladder_suite(rung: str) -> LadderSuite:
-    """The world of one rung of `RUNGS`."""
-    if rung not in SCRIPTS:
-        raise KeyError(f"no rung {rung!r} on the ladder; there are {', '.join(RUNGS)}")
-    return LadderSuite(rung, SCRIPTS[rung])
+    """The world of one rung of `RUNGS`, or of a chain."""
+    lengths = read_chain(rung)
+    if rung not in SCRIPTS and not lengths:
+        raise KeyError(
+            f"no rung {rung!r} on the ladder; there are {', '.join(RUNGS)}, and chain-L of up to "
+            f"{MAX_CHAIN} presses"
+        )
+    return LadderSuite(rung, list_chains(lengths) if lengths else SCRIPTS[rung])

@@ -12,7 +12,7 @@ from typing import Any
 
 from hiperjax.entry_points import list_names, load_all
 from hiperjax.envs.base import Suite
-from hiperjax.envs.ladder import RUNGS, LadderOptions, make_ladder_suite
+from hiperjax.envs.ladder import RUNGS, LadderOptions, make_ladder_suite, read_chain
 from hiperjax.envs.options import SuiteError, check_options, list_options, read_options
 
 __all__ = ["SuiteError", "list_suites", "make_suite", "parse_options", "suite_options"]
@@ -37,7 +37,8 @@ _MAKERS = {
 
 def list_suites() -> tuple[str, ...]:
     """Every name `make_suite` takes."""
-    return (*_MAKERS, *(f"{LADDER}{rung}" for rung in RUNGS), *list_names(ENTRY_POINT_GROUP))
+    rungs = (f"{LADDER}{rung}" for rung in (*RUNGS, "chain-L"))
+    return (*_MAKERS, *rungs, *list_names(ENTRY_POINT_GROUP))
 
 
 def _find(name: str) -> tuple[Callable[..., Any], dict[str, Any] | None]:
@@ -47,7 +48,7 @@ def _find(name: str) -> tuple[Callable[..., Any], dict[str, Any] | None]:
         loaded = importlib.import_module(module)
         return getattr(loaded, maker), list_options(getattr(loaded, options))
     rung = name.removeprefix(LADDER)
-    if name.startswith(LADDER) and rung in RUNGS:
+    if name.startswith(LADDER) and (rung in RUNGS or read_chain(rung)):
         return partial(make_ladder_suite, rung), list_options(LadderOptions)
     for _, maker in load_all(ENTRY_POINT_GROUP, name):
         return maker, list_options(getattr(maker, "Options", maker))

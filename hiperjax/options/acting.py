@@ -51,6 +51,9 @@ class RolloutConfig:
     """Episodes per iteration."""
     group_size: int = 1
     """Episodes of one task, for estimators that compare within a group."""
+    rounds: int = 1
+    """Rounds of episodes per iteration at most: after each, groups whose returns are all equal are
+    dropped, and others played in their place (DAPO's dynamic sampling); 1: all are kept."""
     slots: int = 64
     """Episodes that decode side by side."""
     decode_chunk: int = 16

@@ -39,7 +39,7 @@ from hiperjax.training.checkpoint import Checkpoints, Which
 from hiperjax.training.components import RunComponents
 from hiperjax.training.executor import check_executor, load_executor
 from hiperjax.training.model import attention_columns, model_shape
-from hiperjax.training.prompt_record import check_prompt
+from hiperjax.training.prompt_record import check_dialect, check_prompt
 from hiperjax.training.prompting import check_style, make_prompter, make_run_renderer
 from hiperjax.training.run_folder import (
     AGENT,
@@ -242,6 +242,7 @@ def build_components(
     check_weights(config)
     suite = build_suite(config, new=folder is None)
     if folder is not None:
+        check_dialect(folder, suite.dialect, accept=accept_changed_prompt)
         notice = check_prompt(
             folder,
             make_run_renderer(config, suite),

@@ -19,6 +19,7 @@ from hiperjax.types import Observation, PromptHints
 PROMPT = "prompt.json"
 OVERRIDE = "--accept-changed-prompt"
 _PLAIN = ("go to shelf 1", "take the Mug 2 from shelf 1", "click[blue, 8 oz]", "look")
+_CURE = "restore it from a copy, or delete it to go on unchecked"
 _SUBGOALS = ("", "Find the mug on shelf 1")
 
 
@@ -77,9 +78,27 @@ def fingerprint_prompt(renderer: Renderer, hints: PromptHints) -> dict[str, str]
     return {name: hashlib.sha256(dump_json(x).encode()).hexdigest() for name, x in parts}
 
 
-def write_prompt(folder: pathlib.Path, renderer: Renderer, hints: PromptHints) -> None:
-    """Record the prompt of a run in its folder."""
-    write_json(folder / PROMPT, {"sha256": fingerprint_prompt(renderer, hints)})
+def write_prompt(
+    folder: pathlib.Path, renderer: Renderer, hints: PromptHints, dialect: str = ""
+) -> None:
+    """Record the prompt of a run in its folder, and the dialect of its world, if that has some."""
+    record: dict[str, object] = {"sha256": fingerprint_prompt(renderer, hints)}
+    write_json(folder / PROMPT, record | ({"dialect": dialect} if dialect else {}))
+
+
+def check_dialect(folder: pathlib.Path, dialect: str, *, accept: bool = False) -> None:
+    """Hold the dialect of today's world against the one a run was trained in; older runs tell none.
+
+    Raises:
+      ConfigError: it is another one, and that is not accepted.
+    """
+    path = folder / PROMPT
+    trained = read_json(path, cure=_CURE).get("dialect") if path.exists() else None
+    if trained not in (None, dialect) and not accept:
+        raise ConfigError(
+            f"the games at hand speak the {dialect} dialect; expected {trained}, in which {folder} "
+            f"was trained: give games of that release, or go on with these by {OVERRIDE}"
+        )
 
 
 def read_prompt(folder: pathlib.Path) -> dict[str, str] | None:
@@ -88,12 +107,12 @@ def read_prompt(folder: pathlib.Path) -> dict[str, str] | None:
     Raises:
       DamagedFile: it cannot be read.
     """
-    path, cure = folder / PROMPT, "restore it from a copy, or delete it to go on unchecked"
+    path = folder / PROMPT
     if not path.exists():
         return None
-    found = read_json(path, cure=cure).get("sha256")
+    found = read_json(path, cure=_CURE).get("sha256")
     if not isinstance(found, dict) or not all(isinstance(x, str) for x in found.values()):
-        raise DamagedFile(f"{path}: sha256 is {found!r}; expected an object of strings; {cure}")
+        raise DamagedFile(f"{path}: sha256 is {found!r}; expected an object of strings; {_CURE}")
     return found
 
 

@@ -18,6 +18,7 @@ from hiperjax.training.build import build_components, join_processes
 from hiperjax.training.checkpoint import Checkpoints
 from hiperjax.training.components import RunComponents
 from hiperjax.training.console import Progress
+from hiperjax.training.curriculum import Curriculum, make_curriculum
 from hiperjax.training.episode_record import EpisodeLog
 from hiperjax.training.executor import hold_executor
 from hiperjax.training.folder_lock import FolderLock, make_new_folder
@@ -65,6 +66,8 @@ class Run:
     """wall time of earlier sessions of this run"""
     stop_reason: str = ""
     """why the run must not go on once its state is saved"""
+    curriculum: Curriculum | None = None
+    """which training tasks are played how often, where not each equally"""
     saving: float = 0.0
     """seconds spent on checkpoints since the last record"""
     unfinished: Unfinished | None = None
@@ -72,11 +75,13 @@ class Run:
 
     @property
     def meta(self) -> dict[str, Any]:
+        counts = {} if self.curriculum is None else self.curriculum.saved
         return {
             "best": self.best,
             "best_iteration": self.best_iteration,
             "target_seconds": self.target_seconds,
             "seconds": self.seconds + self.progress.elapsed,
+            **counts,
         }
 
     @property
@@ -214,13 +219,14 @@ def _open_claimed(
     """`planned`: iterations that a resumed run was to have until now; None: it is a new one."""
     config, resume = components.config, planned is not None
     if is_first():
-        write_prompt(folder, components.prompter.renderer, components.suite.hints)
+        suite = components.suite
+        write_prompt(folder, components.prompter.renderer, suite.hints, suite.dialect)
         if not resume:
             save_run(folder, config, components.prompter.tokenizer, components.model)
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     records = read_records(folder / METRICS)[0]
     checkpoints.refuse_lost(max((record["iteration"] for record in records), default=0))
-    unfinished = None
+    unfinished, saved = None, {}
     iteration, meta = 0, {"best": -1.0, "best_iteration": 0, "target_seconds": None, "seconds": 0.0}
     if resume and checkpoints.exists():
         iteration, state = checkpoints.restore(components.describe_state())
@@ -253,6 +259,7 @@ def _open_claimed(
         state=state,
         iteration=iteration,
         unfinished=unfinished,
+        curriculum=make_curriculum(config.curriculum, components.suite, config.seed, saved),
         **meta,
     )
 

@@ -1,7 +1,8 @@
 """The tasks of an iteration."""
 
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -21,3 +22,12 @@ def choose_tasks(tasks: Sequence[str], seed: int, first: int, count: int) -> lis
 @functools.lru_cache(maxsize=2)
 def _shuffle(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(size)
+
+
+def choose_others(
+    tasks: Sequence[str], numbers: Sequence[int], count: int, played: Collection[str]
+) -> list[str]:
+    """At most `count` different tasks that were not played, in an order seeded by `numbers`."""
+    order = np.random.default_rng([int(number) for number in numbers]).permutation(len(tasks))
+    others = (task for index in order if (task := tasks[int(index)]) not in played)
+    return list(itertools.islice(others, count))

@@ -17,6 +17,7 @@ from hiperjax.learning.state import LearnResult, Work
 from hiperjax.random_keys import Stream, derive_key
 from hiperjax.stop import REQUEST, StopAsked
 from hiperjax.training.checkpoint import SaveError, explain
+from hiperjax.training.collecting import collect
 from hiperjax.training.diagnostics import describe, judge_boundaries, warn_of_collapse
 from hiperjax.training.episode_record import EpisodeBatch
 from hiperjax.training.evaluation import Evaluation, evaluate
@@ -24,7 +25,6 @@ from hiperjax.training.interrupt import StopRequest, agree_to_stop, given_up_tog
 from hiperjax.training.run import Run, open_run, save
 from hiperjax.training.samples import write_samples
 from hiperjax.training.stopped import TrainingStopped
-from hiperjax.training.tasks import choose_tasks
 from hiperjax.training.timer import Timer
 from hiperjax.training.unfinished import Unfinished
 from hiperjax.training.utilization import Ledger, build_ledger, count_pass, count_rollout
@@ -117,39 +117,6 @@ def report_baselines(run: Run) -> None:
         run.progress.say(report)
 
 
-def collect(run: Run, timer: Timer) -> RolloutResult:
-    """One iteration's episodes.
-
-    Raises:
-      TrainingStopped: a larger share of them failed than the config allows.
-    """
-    config, i = run.components.config, run.iteration
-    r = config.rollout
-    groups = r.episodes // r.group_size
-    tasks = choose_tasks(run.components.suite.tasks("train"), config.seed, i * groups, groups)
-    doing = (
-        f"giving up the episodes of iteration {i + 1}, which a resumed run plays again, and saving"
-    )
-    with timer.phase("rollout"), REQUEST.during(doing):
-        result = run.components.rollout.collect(
-            run.state.policy,
-            [task for task in tasks for _ in range(r.group_size)],
-            key=derive_key(config.seed, Stream.ROLLOUT, i),
-            temperature=r.temperature,
-            top_p=r.top_p,
-        )
-    run.progress.lost(result.failures)
-    too_many = len(result.failures) > config.env.max_failure_rate * r.episodes
-    if too_many or not result.trajectories:
-        save(run, best=False)
-        raise TrainingStopped(
-            f"iteration {i}: {len(result.failures)} of {r.episodes} episodes failed; expected at "
-            f"most a share of env.max_failure_rate {config.env.max_failure_rate}; the errors stand "
-            f"above, the state is saved in {run.folder}"
-        )
-    return result
-
-
 def learn(
     run: Run, trajectories: Sequence[Trajectory], timer: Timer
 ) -> tuple[PackedBatch, dict[str, float], LearnResult]:
@@ -201,14 +168,16 @@ def iterate(run: Run) -> Ledger:
     """
     timer = Timer(run.progress.phase)
     config = run.components.config
-    result = collect(run, timer)
-    scored = score(run, result.trajectories, timer)
+    collected = collect(run, timer)
+    result, scored = collected.result, score(run, collected.kept, timer)
     batch, metrics, learned = learn(run, scored.trajectories, timer)
-    metrics |= describe(result.trajectories) | scored.metrics
+    metrics |= describe(collected.played) | scored.metrics | collected.metrics
     if config.plan.boundaries != "learned" and run.components.suite.reports_milestones:
-        metrics |= judge_boundaries(result.trajectories)
+        metrics |= judge_boundaries(collected.played)
     metrics |= {"failed_episodes": len(result.failures)} | result.stats.metrics()
     run.iteration += 1
+    if run.curriculum is not None:
+        run.curriculum.count((episode.task_id, episode.success) for episode in collected.played)
     record_episodes(run, scored.trajectories, learned.inputs)
     evaluation, given_up = {}, None
     if run.iteration % config.eval.every == 0 or run.iteration == config.iterations:

@@ -32,6 +32,7 @@ from hiperjax.envs.alfworld.training_tasks import (
     split_number,
 )
 from hiperjax.envs.base import Expert, Step, Suite, TextEnv
+from hiperjax.envs.plans import name_bucket
 from hiperjax.types import Checklist, CommandGroup, ExampleTurn, Observation, PromptHints
 
 ENGINES = ("native", "real")
@@ -88,6 +89,14 @@ class GameSource(Suite):
     def checklist(self, task_id: str) -> Checklist | None:
         """What is to be seen, held, treated, lit, opened and placed."""
         return write_checklist(self.open_game(task_id))
+
+    def difficulty(self, task_id: str) -> str:
+        """Task type and the bucket of its plan length."""
+        return f"{self.task_type(task_id)}/{name_bucket(self.plan_length(task_id))}"
+
+    def plan_length(self, task_id: str) -> int:
+        """Commands of the game's own walkthrough, which knows where all things are."""
+        return len(self.open_game(task_id).walkthrough)
 
     def make_env(self) -> TextEnv:
         return AlfworldEnv(self)
