@@ -16,6 +16,8 @@ from hiperjax.learning.credit.endings import turn_discount
 from hiperjax.learning.credit.registry import estimate
 from hiperjax.learning.credit.types import CreditInputs
 from hiperjax.learning.losses import LossInputs, ppo_loss
+from hiperjax.learning.packing import pack
+from hiperjax.presets import PRESETS
 from hiperjax.training.parl import (
     ParlStage,
     anneal,
@@ -25,6 +27,7 @@ from hiperjax.training.parl import (
     measure_delegation,
 )
 from hiperjax.training.scored import Scored
+from hiperjax.training.scorer import make_scorer
 from hiperjax.types import Blocks, Delegation, Ending, Trajectory, Turn
 from hiperjax.validation import validate
 
@@ -86,6 +89,9 @@ def test_a_turn_of_two_steps_is_worth_what_gamma_squared_is(name):
 def test_costs_are_packed_where_turns_are():
     cost = pack_costs([make_episode()], 2, 4)
     assert cost.tolist() == [[6.0, 1.0, 5.0, 1.0], [1.0] * 4]
+    assert pack([make_episode()], max_turns=4).grid.cost is None
+    found = pack([make_episode()], max_turns=4, costs=True).grid.cost
+    assert found is not None and found.tolist() == [[6.0, 1.0, 5.0, 1.0]]
 
 
 def test_weights_are_a_function_of_the_iteration():
@@ -188,3 +194,12 @@ def test_nobody_is_paid_for_sub_agents_that_a_world_does_not_have():
     with pytest.raises(ConfigError, match=r"parl.lambda_finish is 0.2; the suite household"):
         make_parl_stage(config, make_suite("household"))
     assert make_parl_stage(RunConfig(), make_suite("household")) is None
+
+
+def test_a_run_on_errands_pays_for_delegation():
+    config = PRESETS["errands-tiny"][1]
+    scorer = make_scorer(config, make_suite("errands"))
+    assert scorer.parl == ParlStage(config.parl, config.iterations) and not scorer.idle
+    scored = scorer.score([make_episode()], iteration=0)
+    assert scored.trajectories[0].turns[-1].reward == pytest.approx(0.67)
+    assert scored.metrics["parl/critical"] == 12 and scored.metrics["parl/total"] == 21
