@@ -179,6 +179,11 @@ def _check_clip(p: PpoConfig) -> None:
         f"ppo.square_penalty is {p.square_penalty} with ppo.clip_mode {p.clip_mode}; expected 0, "
         "or clip_mode log_band, whose term it is",
     )
+    require(
+        p.clip_mode == "ratio" or p.clip_high is None,
+        f"ppo.clip_high is {p.clip_high} with ppo.clip_mode {p.clip_mode}; expected none: the band "
+        "has two ends of its own",
+    )
 
 
 def _check_windows(t: PromptConfig) -> None:

@@ -181,6 +181,7 @@ def test_the_loss_takes_the_band_in_place_of_the_clip():
     [
         (dict(band=(0.1, 0.2)), "ppo.band is 0.1 0.2; expected a log ratio below 0"),
         (dict(square_penalty=1.0), "expected 0, or clip_mode log_band"),
+        (dict(clip_mode="log_band", clip_high=0.3), "expected none: the band has two ends"),
     ],
 )
 def test_a_band_that_is_none_is_refused(settings, told):

@@ -142,6 +142,7 @@ class PaddedUpdate:
                 entropy=entropy,
                 advantage=part.advantage,
                 mask=part.mask,
+                block=jnp.zeros_like(part.mask, int),  # only ratios of blocks read it
             ),
             count,
             **self.options,

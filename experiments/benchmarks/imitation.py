@@ -9,7 +9,7 @@ their ratios.
 
 import argparse
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -69,11 +69,16 @@ def prepare_steps(run: pathlib.Path) -> tuple[dict[str, Callable[[], float]], in
     return calls, size * sequences.tokens.shape[1]
 
 
-def main() -> None:
+def parse_args(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description="Steps of imitation, by passes and at once.")
     parser.add_argument("run", type=pathlib.Path)
     parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    options = parse_args()
     calls, slots = prepare_steps(options.run)
     timings = alternate(calls, options.repeats)
     print(describe_machine())

@@ -5,7 +5,8 @@
 
 `hae` and `gae` take one trajectory (`hae_batch` and `gae_batch` a batch, `hae_packed` a stream of
 many); the estimators that compare episodes of one task take a batch. `help(hae)` has the arguments,
-the docstrings of the modules of the same names the recursions.
+the docstrings of the modules of the same names the recursions. All of it is imported at once: a
+name that is looked up later would find the module (`hae`, `gae`) where the function is meant.
 """
 
 from hiperjax_kernels.anchors import beacon, g2po, gagpo, gigpo, graphgpo, hgpo

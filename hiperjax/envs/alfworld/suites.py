@@ -236,7 +236,7 @@ class HouseholdSuite(GameSource):
         self.max_turns = 16 if tiny else 50
         self._task_types = _check_task_types(options.task_types)
         self._seed = options.seed
-        self._search = options.search or ("onward" if tiny else "likely")
+        self.search = options.search or ("onward" if tiny else "likely")
         defaults = (*HINTS.unlisted, *HINTS.minor) if tiny else ()
         self._hidden = defaults if options.hidden is None else tuple(options.hidden)
 
@@ -254,10 +254,10 @@ class HouseholdSuite(GameSource):
         return generate_game(self._seed, split, index, self.task_type(task_id), self.dials)
 
     def make_env(self) -> AlfworldEnv:
-        return AlfworldEnv(self, self._hidden, onward=self._search == "onward")
+        return AlfworldEnv(self, self._hidden, onward=self.search == "onward")
 
     def make_expert(self, seed: int, noise: float = 0.0) -> Expert:
-        return ScriptedExpert(seed, noise, self._search)
+        return ScriptedExpert(seed, noise, self.search)
 
     def _parse(self, task_id: str) -> tuple[str, int]:
         name, split, index = (*task_id.split("/"), "", "")[:3]
@@ -295,7 +295,7 @@ class AlfworldSuite(GameSource):
         self._engine = options.engine
         self.reports_milestones = self.reports_criteria = options.engine == "native"
         self._task_types = frozenset(_check_task_types(options.task_types))
-        self._search = options.search
+        self.search = options.search
         self.dialect = options.dialect or self._library.find_dialect()
         self._rooms = frozenset(options.rooms)
         held = self._rooms and TRAIN in self._library.splits and self._list_official(VALID_ROOMS)
@@ -353,7 +353,7 @@ class AlfworldSuite(GameSource):
         return RealEnv(self._library.root) if self._engine == "real" else AlfworldEnv(self)
 
     def make_expert(self, seed: int, noise: float = 0.0) -> Expert:
-        return ScriptedExpert(seed, noise, self._search)
+        return ScriptedExpert(seed, noise, self.search)
 
 
 def _check_task_types(task_types: Sequence[str]) -> tuple[str, ...]:

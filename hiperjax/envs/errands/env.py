@@ -1,16 +1,15 @@
 """One episode: an orchestrator, its sub-agents, and the rooms they work in."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from hiperjax.envs.alfworld.suites import HouseholdSuite
 from hiperjax.envs.base import Outcome, Step, TextEnv
 from hiperjax.envs.calls import Call
 from hiperjax.envs.errands.agents import Report, run_script, seed_agent
 from hiperjax.envs.errands.calls import ACT, ASSIGN, CREATE, TOOLS, read_calls, read_errand
 from hiperjax.envs.errands.rooms import Room
+from hiperjax.envs.errands.tasks import ErrandsOptions, Task
 from hiperjax.types import Delegation, Ending, Observation
-
-if TYPE_CHECKING:
-    from hiperjax.envs.errands.suite import ErrandsSuite
 
 LONGEST_NAME = 12
 """Letters of a sub-agent's name."""
@@ -20,19 +19,21 @@ class ErrandsEnv(TextEnv):
     """One task at a time. Sub-agents work inside a step; what they do is a function of the task,
     of how many steps went before, and of their own name."""
 
-    def __init__(self, suite: "ErrandsSuite") -> None:
-        self._suite = suite
+    def __init__(
+        self, options: ErrandsOptions, household: HouseholdSuite, get_task: Callable[[str], Task]
+    ) -> None:
+        self._options, self._household, self._get_task = options, household, get_task
 
     def reset(self, task_id: str) -> Observation:
-        self._task_id, self._task = task_id, self._suite.get_task(task_id)
-        self._rooms = {e.room: Room(self._suite.household, e) for e in self._task.errands}
+        self._task_id, self._task = task_id, self._get_task(task_id)
+        self._rooms = {e.room: Room(self._household, e) for e in self._task.errands}
         self._agents: list[str] = []
         self._stage = self._used = 0
         self._over = False
         return self._observe("You stand in the hall.")
 
     def step(self, action: str) -> Step:
-        done, options = self._count_done(), self._suite.options
+        done, options = self._count_done(), self._options
         calls, refused = read_calls(action)
         text, reports = self._perform(calls, refused)
         self._unlock()
@@ -97,7 +98,7 @@ class ErrandsEnv(TextEnv):
         """Create a sub-agent; why not, if it cannot be."""
         if not name.isalnum() or len(name) > LONGEST_NAME or name in self._agents:
             return f"the name {name[:20]!r} cannot be given."
-        if len(self._agents) >= self._suite.options.agents:
+        if len(self._agents) >= self._options.agents:
             return f"there are {len(self._agents)} sub-agents, and no more can be."
         self._agents.append(name)
         return ""
@@ -118,14 +119,14 @@ class ErrandsEnv(TextEnv):
         return ""
 
     def _run(self, name: str, room: Room, sentence: str) -> Report:
-        options = self._suite.options
+        options = self._options
         return run_script(
             room,
             sentence,
             turns=max(0, min(options.sub_turns, options.budget - self._used - 1)),
             noise=options.sub_noise,
             seed=seed_agent(options.seed, self._task_id, self._stage, name),
-            search=self._suite.search,
+            search=self._household.search,
         )
 
     def _unlock(self) -> None:
@@ -142,6 +143,6 @@ class ErrandsEnv(TextEnv):
 
     def _observe(self, text: str) -> Observation:
         undone = ", ".join(str(n) for n, room in self._rooms.items() if not room.done)
-        left = max(0, self._suite.options.budget - self._used)
+        left = max(0, self._options.budget - self._used)
         text = f"{text} Undone: {undone or 'none'}. Left: {left}."
         return Observation(text, self._task.text, (), tools=TOOLS)

@@ -1,6 +1,5 @@
 """Errands as a suite of tasks."""
 
-import dataclasses
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,9 @@ from hiperjax.envs.errands.calls import ACT, read_calls
 from hiperjax.envs.errands.env import ErrandsEnv
 from hiperjax.envs.errands.expert import ErrandsExpert, report_plans
 from hiperjax.envs.errands.tasks import (
+    MOST_ROOMS,
     SPLITS,
+    ErrandsOptions,
     Task,
     draw_task,
     find_kind,
@@ -29,31 +30,6 @@ LOOKED_AT = 8
 """Tasks that a budget is tried on before anything is played."""
 REPORTED = 40
 """Tasks that the expert plays at most to report what it comes to."""
-MOST_ROOMS = 8
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ErrandsOptions:
-    """How many errands, what they cost, who does them."""
-
-    errands: int = 4
-    """rooms of a task, 1 to 8, each with an errand; the split `single` has one"""
-    dependent: float = 0.25
-    """chance of a pair of errands that what is wanted in the second appears after the first"""
-    budget: int = 24
-    """critical steps of an episode; it is cut as soon as they are used up"""
-    agents: int = 8
-    """sub-agents that can be created"""
-    sub_turns: int = 16
-    """turns of a sub-agent at most; it then gives up"""
-    sub_noise: float = 0.0
-    """share of random commands among a sub-agent's"""
-    spawn: float = 1.0
-    """share of episodes in which the expert sends sub-agents; in the others it does all itself"""
-    task_types: tuple[str, ...] = ()
-    """household tasks of these types only; none means all six"""
-    seed: int = 0
-    """another one draws other tasks"""
 
 
 class ErrandsSuite(Suite):
@@ -127,10 +103,13 @@ class ErrandsSuite(Suite):
     def _count_hopeless(self, tasks: Sequence[str]) -> str:
         least = [find_least_cost(self.household, self.get_task(task)) for task in tasks]
         hopeless = sum(cost > self.options.budget for cost in least)
-        return f"budget {self.options.budget}: no plan can do all errands of {hopeless} tasks"
+        return (
+            f"within the budget of {self.options.budget} critical steps some plan does all errands "
+            f"in {len(least) - hopeless} of these {len(least)} tasks"
+        )
 
     def make_env(self) -> TextEnv:
-        return ErrandsEnv(self)
+        return ErrandsEnv(self.options, self.household, self.get_task)
 
     def make_expert(self, seed: int, noise: float = 0.0) -> Expert:
         return ErrandsExpert(seed, noise, self.options.spawn)

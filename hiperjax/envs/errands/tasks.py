@@ -9,6 +9,31 @@ SPLITS = {"train": 100_000, "seen": 140, "unseen": 134, "single": 134}
 """Tasks of each split; `single` are tasks of one errand, from the games of `unseen`."""
 SINGLE, FREE, ORDERED = "single", "free", "ordered"
 """Kinds of task: one errand; several, none of which waits for another; or some of which do."""
+MOST_ROOMS = 8
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ErrandsOptions:
+    """How many errands, what they cost, who does them."""
+
+    errands: int = 4
+    """rooms of a task, 1 to 8, each with an errand; the split `single` has one"""
+    dependent: float = 0.25
+    """chance of a pair of errands that what is wanted in the second appears after the first"""
+    budget: int = 24
+    """critical steps of an episode; it is cut as soon as they are used up"""
+    agents: int = 8
+    """sub-agents that can be created"""
+    sub_turns: int = 16
+    """turns of a sub-agent at most; it then gives up"""
+    sub_noise: float = 0.0
+    """share of random commands among a sub-agent's"""
+    spawn: float = 1.0
+    """share of episodes in which the expert sends sub-agents; in the others it does all itself"""
+    task_types: tuple[str, ...] = ()
+    """household tasks of these types only; none means all six"""
+    seed: int = 0
+    """another one draws other tasks"""
 
 
 @dataclasses.dataclass(frozen=True)
