@@ -92,7 +92,8 @@ def example_inputs(
         **_example_checklist(rng, shape),
         v_token=numbers(reply), reply_mask=rng.random((*shape, reply)) < 0.8,
     )  # fmt: skip
-    inputs = CreditInputs(**fields, **heads, **tails, cost=rng.integers(1, 9, mask.shape) * 1.0)
+    fields["cost"] = rng.integers(1, 9, mask.shape) * 1.0
+    inputs = CreditInputs(**fields, **heads, **tails)
     return jax.tree.map(jnp.asarray, inputs)
 
 

@@ -108,7 +108,7 @@ class PaddedUpdate:
         *,
         temperature: float,
         micro: int,
-        **options: float,
+        **options: Any,
     ):
         self.model, self.optimizer, self.micro = model, optimizer, micro
         self.temperature, self.options = temperature, options
