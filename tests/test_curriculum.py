@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers.small_runs import BASE, small_run
+from helpers.small_runs import BASE, small_run, train_until_killed
 
 from experiments.studies.chains import Agent, Arm, measure_longest, run_arm
 from hiperjax.config import ConfigError, CurriculumConfig, RunConfig
@@ -15,7 +15,6 @@ from hiperjax.envs.base import Suite
 from hiperjax.envs.ladder import list_chains, make_ladder_suite
 from hiperjax.envs.plans import describe_spectrum, name_bucket
 from hiperjax.envs.registry import SuiteError, make_suite
-from hiperjax.training import trainer
 from hiperjax.training.build import restore_run
 from hiperjax.training.curriculum import (
     estimate_success,
@@ -194,10 +193,6 @@ def test_the_studys_chances_are_those_of_its_episodes():
     assert reached is not None and reached > 1
 
 
-class Killed(BaseException):
-    """What nothing catches."""
-
-
 @pytest.mark.slow(reason="two runs, each compiled anew, and an evaluation")
 def test_a_run_killed_amid_its_curriculum_goes_on_to_the_bit(tmp_path, monkeypatch):
     """Counts are saved, and draws and rounds follow from them."""
@@ -219,18 +214,7 @@ def test_a_run_killed_amid_its_curriculum_goes_on_to_the_bit(tmp_path, monkeypat
     assert all(1 <= record["dynamic/rounds"] <= 3 for record in records)
     assert len({record["curriculum/odds/chain-3"] for record in records}) > 1
     assert all(0 <= record["curriculum/dead_groups"] <= 1 for record in records)
-    iterate, done = trainer.iterate, []
-
-    def die_on_the_way(run):
-        if len(done) == 2:
-            raise Killed
-        done.append(run.iteration)
-        return iterate(run)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "iterate", die_on_the_way)
-        with pytest.raises(Killed):
-            train(config("cut"))
+    train_until_killed(config("cut"), 2, monkeypatch)
     train(RunConfig(), resume=tmp_path / "cut")
     assert (tmp_path / "cut" / METRICS).read_text() == (whole / METRICS).read_text()
     states = [restore_run(folder, "last")[1] for folder in (whole, tmp_path / "cut")]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.episodes import VOCABULARY
+from helpers.episodes import MODEL
 from helpers.episodes import make_batch as make_episodes
 
 from hiperjax.learning.imitation import (
@@ -16,12 +16,8 @@ from hiperjax.learning.imitation import (
     start_imitation,
 )
 from hiperjax.learning.packing import pack
-from hiperjax.models.transformer import TransformerConfig, forward, init_params, logits
+from hiperjax.models.transformer import forward, init_params, logits
 
-MODEL = TransformerConfig(
-    vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2,
-    num_kv_heads=1, head_dim=8, embedding_std=0.5,
-)  # fmt: skip
 POLICY = init_params(MODEL, jax.random.key(0))
 EPISODES = make_episodes(5, [3, 5, 1, 4])
 PACKED = pack(EPISODES, max_turns=5, length=48, per_sequence=3)

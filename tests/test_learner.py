@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.episodes import VOCABULARY, make_batch
+from helpers.episodes import MODEL, make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +27,6 @@ from hiperjax.learning.minibatches import accumulate, make_order, split_into_min
 from hiperjax.learning.packing import pack, pack_final_prompts
 from hiperjax.models.lora import add_adapters, partition
 from hiperjax.models.transformer import (
-    TransformerConfig,
     cast_params,
     forward,
     init_params,
@@ -35,10 +34,6 @@ from hiperjax.models.transformer import (
 )
 from hiperjax.types import Checklist, Criterion
 
-MODEL = TransformerConfig(
-    vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2,
-    num_kv_heads=1, head_dim=8, embedding_std=0.5,
-)  # fmt: skip
 POLICY = init_params(MODEL, jax.random.key(0))
 BATCH = make_batch(5, [3, 5, 1, 4])
 

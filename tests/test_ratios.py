@@ -13,7 +13,7 @@ from hiperjax_kernels.reference import policy_loss_reference
 from hiperjax.learning.losses import LossInputs, ppo_loss
 from hiperjax.learning.minibatches import Counts
 from hiperjax.learning.objectives import choose_average
-from hiperjax.learning.ratios import LEVELS, count_units, find_units, importance_ratio
+from hiperjax.learning.ratios import LEVELS, count_units, find_units, unit_log_ratio
 
 RNG = np.random.default_rng(0)
 SHAPE = (5, 9)
@@ -53,6 +53,10 @@ def weigh(ratio, average):
 def make_counts(mask, block):
     units = (jnp.float32(count_units(mask, block, level)) for level in LEVELS)
     return Counts(*units, values=jnp.ones(3), choices=jnp.float32(1), switch_rate=jnp.float32(0))
+
+
+def importance_ratio(*args):
+    return jnp.exp(unit_log_ratio(*args))
 
 
 def loss_of(logprobs, ratio, average, *, rows: Any = slice(None), **changes):

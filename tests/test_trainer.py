@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.small_runs import BASE, small_run
+from helpers.small_runs import BASE, small_run, train_until_killed
 from safetensors.numpy import load_file
 
 from hiperjax import cli
@@ -100,26 +100,6 @@ def check_episodes(folder: pathlib.Path) -> None:
         assert set(after.others) == {"hae", "flat_gae"}
         assert any("grpo: not computable" in note for note in after.notes)
     assert tabulate_subgoals(run)
-
-
-class Killed(BaseException):
-    """What nothing catches."""
-
-
-def train_until_killed(config: RunConfig, iterations: int, monkeypatch) -> None:
-    """Train, and die after so many iterations."""
-    whole, done = trainer.iterate, []
-
-    def die_on_the_way(run):
-        if len(done) == iterations:
-            raise Killed
-        done.append(run.iteration)
-        return whole(run)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "iterate", die_on_the_way)
-        with pytest.raises(Killed):
-            train(config)
 
 
 def test_resuming_continues_bit_for_bit(finished, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.episodes import VOCABULARY, make_batch
+from helpers.episodes import MODEL, VOCABULARY, make_batch
 from helpers.windows import grow_windows, list_contexts
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,12 +17,8 @@ from hiperjax.learning.batches import by_sequence, reply_logprobs, run_sequences
 from hiperjax.learning.layout import lay_out, split_windows
 from hiperjax.learning.learner import Learner
 from hiperjax.learning.packing import pack, pack_windows
-from hiperjax.models.transformer import TransformerConfig, forward, init_params, logits
+from hiperjax.models.transformer import forward, init_params, logits
 
-MODEL = TransformerConfig(
-    vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2,
-    num_kv_heads=1, head_dim=8, embedding_std=0.5,
-)  # fmt: skip
 POLICY = init_params(MODEL, jax.random.key(0))
 EPISODES = [grow_windows(t, i) for i, t in enumerate(make_batch(3, [3, 5, 1, 4]))]
 lengths = st.lists(st.integers(1, 6), min_size=1, max_size=6)

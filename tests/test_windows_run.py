@@ -6,11 +6,11 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from helpers.small_runs import train_until_killed
 
 from hiperjax.commands.play import play_suite
 from hiperjax.config import RunConfig
 from hiperjax.presets import PRESETS
-from hiperjax.training import trainer
 from hiperjax.training.build import restore_run
 from hiperjax.training.metrics import METRICS, read_lines
 from hiperjax.training.trainer import train
@@ -34,10 +34,6 @@ def small(out: pathlib.Path) -> RunConfig:
     return dataclasses.replace(BASE, out=out, iterations=2, checkpoint_every=1, **parts)
 
 
-class Killed(BaseException):
-    """What nothing catches."""
-
-
 @pytest.mark.slow(reason="three runs, each compiled anew, and an evaluation")
 def test_a_run_in_windows_resumes_bit_for_bit_and_is_shown(tmp_path, monkeypatch, capsys):
     whole = train(small(tmp_path / "whole"))
@@ -48,18 +44,7 @@ def test_a_run_in_windows_resumes_bit_for_bit_and_is_shown(tmp_path, monkeypatch
         assert record["copied_tokens"] > 0, "two episodes open each task"
         assert record["mismatch_max"] < 1e-4, "sampler and learner agree"
         assert 0 < record["tokens_per_turn/prefill"] < record["prompt_length"] + 1
-    iterate, done = trainer.iterate, []
-
-    def die_on_the_way(run):
-        if done:
-            raise Killed
-        done.append(run.iteration)
-        return iterate(run)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "iterate", die_on_the_way)
-        with pytest.raises(Killed):
-            train(small(tmp_path / "cut"))
+    train_until_killed(small(tmp_path / "cut"), 1, monkeypatch)
     train(RunConfig(), resume=tmp_path / "cut")
     assert (tmp_path / "cut" / METRICS).read_text() == (whole / METRICS).read_text()
     states = [restore_run(folder, "last")[1] for folder in (whole, tmp_path / "cut")]

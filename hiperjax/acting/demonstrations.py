@@ -167,8 +167,8 @@ def _demonstrate_one(
             return Demonstration(suite, task_id, opening, *played, outcome)
 
 
-def _past(demo: Demonstration, turn: int) -> list[PastTurn]:
-    past = zip(demo.observations[:turn], demo.actions, strict=False)
+def _list_past(demo: Demonstration) -> list[PastTurn]:
+    past = zip(demo.observations, demo.actions, strict=False)  # the last was answered by nothing
     return [
         PastTurn(t, seen.text, action, refused=not demo.suite.is_admissible(action, seen))
         for t, (seen, action) in enumerate(past, start=1)
@@ -186,9 +186,10 @@ def list_texts(renderer: Renderer, demo: Demonstration, *, grown: bool = False) 
 
     `grown`: and what the context of a window would grow by.
     """
+    turns, shown = _list_past(demo), max(1, renderer.history_length)
     for t, decision in enumerate(demo.decisions):
         subgoal = renderer.render_subgoal(demo.decisions[t - 1].subgoal) if t else ""
-        past = _past(demo, t)[-max(1, renderer.history_length) :]
+        past = turns[max(0, t - shown) : t]
         yield renderer.prefix + renderer.open(demo.observations[t], past, subgoal)
         if grown and t:
             yield renderer.extend(demo.observations[t], demo.observations[t - 1], subgoal)

@@ -126,7 +126,9 @@ class Prompter:
         Raises:
           PromptTooLong: it does not fit even so.
         """
-        tried = frozenset(turn.action for turn in past)
+        if self.marks:
+            tried = frozenset(turn.action for turn in past)
+            observation = dataclasses.replace(observation, tried=tried)
         if self.merges:
             past = merge_refused(past)
         length = self.renderer.history_length
@@ -134,8 +136,6 @@ class Prompter:
         if self.recall:
             older = past[: len(past) - len(kept)][-self.recall :]
             kept = [*(dataclasses.replace(turn, brief=True) for turn in older), *kept]
-        if self.marks:
-            observation = dataclasses.replace(observation, tried=tried)
         for dropped in range(len(kept) + 1):
             ids = self._render(observation, kept[dropped:], subgoal)
             if len(ids) <= self.limit:

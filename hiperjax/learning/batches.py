@@ -172,6 +172,13 @@ def to_rows(x: Array | np.ndarray, grid: TurnGrid, rows: TurnRows) -> Array:
     return jnp.zeros((n, *x.shape[2:]), x.dtype).at[at].set(x, mode="drop")
 
 
+def pad_to_multiple(tree: Any, size: int) -> Any:
+    """Every leaf with its leading axis filled up by zeros to a multiple of `size`."""
+    total = jax.tree.leaves(tree)[0].shape[0]
+    room = -(-total // size) * size - total
+    return jax.tree.map(lambda x: jnp.pad(x, [(0, room)] + [(0, 0)] * (x.ndim - 1)), tree)
+
+
 def map_used(function: Any, tree: Any, count: Int[Array, ""], size: int) -> Any:
     """`function` over leading-axis slices of `size`, of the first `count` elements only.
 
@@ -180,8 +187,8 @@ def map_used(function: Any, tree: Any, count: Int[Array, ""], size: int) -> Any:
     """
     total = jax.tree.leaves(tree)[0].shape[0]
     size = min(size, total)
-    padded = -(-total // size) * size
-    tree = jax.tree.map(lambda x: jnp.pad(x, [(0, padded - total)] + [(0, 0)] * (x.ndim - 1)), tree)
+    tree = pad_to_multiple(tree, size)
+    padded = jax.tree.leaves(tree)[0].shape[0]
 
     def part(i: Array) -> Any:
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * size, size), tree)

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from hiperjax.learning.batches import by_sequence, reply_logprobs, run_sequences
-from hiperjax.learning.minibatches import all_finite, keep_where
+from hiperjax.learning.minibatches import add_up, all_finite, keep_where
 from hiperjax.models.lora import combine, split_trained
 from hiperjax.models.transformer import Params, TransformerConfig
 from hiperjax.types import Sequences, TurnRows
@@ -87,18 +87,6 @@ def reply_loss(
     return -jnp.sum(jnp.where(batch.mask, logprobs, 0.0))
 
 
-def split_batch(batch: ImitationBatch, size: int) -> ImitationBatch:
-    """So many sequences at a time, `[parts, size, ...]`; padding fills the last part."""
-    count = len(batch.reply)
-    parts = -(-count // size)
-
-    def split(x: Array) -> Array:
-        filled = jnp.pad(x, ((0, parts * size - count), *((0, 0),) * (x.ndim - 1)))
-        return filled.reshape(parts, size, *x.shape[1:])
-
-    return jax.tree.map(split, batch)
-
-
 def choose_micro(sequences: int, most: int) -> int:
     """The largest share of a step's sequences that divides it, at most `most`; 0 is no limit."""
     return next(n for n in range(min(sequences, most or sequences), 0, -1) if sequences % n == 0)
@@ -124,16 +112,11 @@ def imitate(
         part = jax.tree.map(lambda x: x[index], batch)
         trained, frozen = split_trained(state.policy, config)
         count = jnp.maximum(part.mask.sum(), 1)
-        pieces = split_batch(part, micro)
 
         def loss_of(trained: Params, piece: ImitationBatch) -> Array:
             return reply_loss(combine(trained, frozen), config, piece) / count
 
-        def add(total: Any, piece: ImitationBatch) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_of)(trained, piece)), None
-
-        zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, trained)
-        (loss, grads), _ = jax.lax.scan(add, zero, pieces)
+        loss, grads = add_up(partial(jax.value_and_grad(loss_of), trained), part, micro)
         moves, moved = optimizer.update(grads, state.optimizer, trained)
         policy: Any = combine(optax.apply_updates(trained, moves), frozen)  # type: ignore
         new = ImitationState(policy, moved)
@@ -148,6 +131,5 @@ def measure_loss(
     policy: Params, batch: ImitationBatch, *, config: TransformerConfig, micro: int
 ) -> Float[Array, ""]:
     """Mean negative log-prob of the reply tokens of held-out turns, `micro` sequences at once."""
-    pieces = split_batch(batch, min(micro, len(batch.reply)))
-    losses = jax.lax.map(lambda piece: reply_loss(policy, config, piece), pieces)
-    return losses.sum() / jnp.maximum(batch.mask.sum(), 1)
+    total = add_up(partial(reply_loss, policy, config), batch, min(micro, len(batch.reply)))
+    return total / jnp.maximum(batch.mask.sum(), 1)

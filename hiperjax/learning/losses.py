@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from hiperjax.learning.bands import band_surrogate, is_inside
-from hiperjax.learning.ratios import Level, importance_ratio, weigh_tokens
+from hiperjax.learning.ratios import Level, unit_log_ratio, weigh_tokens
 
 Metrics = dict[str, Array]
 
@@ -70,7 +70,8 @@ def ppo_loss(
     """
     mask = inputs.mask
     log_ratio = jnp.where(mask, inputs.logprobs - inputs.old_logprobs, 0.0)
-    ratio = importance_ratio(log_ratio, mask, inputs.block, ratio_of)
+    moved = unit_log_ratio(log_ratio, mask, inputs.block, ratio_of)
+    ratio = jnp.exp(moved)
     advantage = jnp.where(mask, inputs.advantage, 0.0)
     clipped = jnp.clip(ratio, 1 - clip, 1 + (clip if clip_high is None else clip_high))
     surrogate = jnp.maximum(-advantage * ratio, -advantage * clipped)
@@ -78,7 +79,6 @@ def ppo_loss(
     policy = jnp.where(advantage < 0, bounded, surrogate)
     cut = advantage * ratio > advantage * clipped
     if band is not None:
-        moved = jnp.log(ratio)
         policy = band_surrogate(moved, advantage, band=band, square_penalty=square_penalty)
         cut = ~is_inside(moved, band)
     gap = jnp.clip(jnp.where(mask, inputs.ref_logprobs - inputs.logprobs, 0.0), -10, 10)

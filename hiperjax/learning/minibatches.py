@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from hiperjax.learning.batches import LearnerBatch
+from hiperjax.learning.batches import LearnerBatch, pad_to_multiple
 from hiperjax.learning.losses import Metrics, switch_probability
 from hiperjax.learning.ratios import LEVELS, count_units
 from hiperjax.models.transformer import cast_layers
@@ -129,10 +129,33 @@ def make_order(
     return order, np.asarray(epochs * steps, np.int32)
 
 
+def _zeros_like(shapes: PyTree) -> Any:
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+
+def add_up(
+    function: Callable[..., Any], tree: PyTree, size: int, used: Int[Array, ""] | None = None
+) -> Any:
+    """Sum of `function` over leading-axis slices of `size`; padding fills the last of them.
+
+    `used`: how many slices count, the first ones; None: all.
+    """
+    split = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), pad_to_multiple(tree, size))
+
+    def take(i: Any) -> Any:
+        return jax.tree.map(lambda x: x[i], split)
+
+    def add(i: Array, total: Any) -> Any:
+        return jax.tree.map(jnp.add, total, function(take(i)))
+
+    zero = _zeros_like(jax.eval_shape(lambda: function(take(0))))
+    count = jax.tree.leaves(split)[0].shape[0] if used is None else used
+    return jax.lax.fori_loop(0, count, add, zero)
+
+
 def run_steps(step: StepFn, carry: PyTree, order: Array, steps: Array) -> tuple[PyTree, Metrics]:
     """`step` over the first `steps` rows of `order`; the last carry and the mean metrics."""
-    shapes = jax.eval_shape(step, carry, order[0])[1]
-    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    zero = _zeros_like(jax.eval_shape(step, carry, order[0])[1])
 
     def body(i: Array, loop: tuple[Any, Any]) -> tuple[Any, Any]:
         carry, metrics = step(loop[0], order[i])
@@ -160,15 +183,6 @@ def accumulate(
 
     if micro == size:
         return grad(trained, part, counts)
-    split = jax.tree.map(lambda x: x.reshape(-1, micro, *x.shape[1:]), part)
-
     # Padding stands last in a minibatch: micro-batches of nothing else are left out.
     used = -(-part.sequences.token_mask.any(axis=1).sum() // micro)
-
-    def add(i: Array, total: Any) -> Any:
-        piece = jax.tree.map(lambda x: x[i], split)
-        return jax.tree.map(jnp.add, total, grad(trained, piece, counts))
-
-    shapes = jax.eval_shape(grad, trained, jax.tree.map(lambda x: x[0], split), counts)
-    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return jax.lax.fori_loop(0, used, add, zero)
+    return add_up(lambda piece: grad(trained, piece, counts), part, micro, used)

@@ -44,16 +44,16 @@ def average_by_unit(x: Float[Array, "*n R"], units: Bool[Array, "*n R U"]) -> Fl
     return jnp.where(units, mean, 0.0).sum(axis=-1)
 
 
-def importance_ratio(
+def unit_log_ratio(
     log_ratio: Float[Array, "*n R"],
     mask: Bool[Array, "*n R"],
     block: Int[Array, "*n R"],
     level: Level,
 ) -> Float[Array, "*n R"]:
-    """The ratio of each token's unit: `exp` of the mean log-ratio of its tokens.
+    """Log of the importance ratio of each token's unit: the mean log-ratio of the unit's tokens.
 
-    Above the token it is that of GSPO-token: the unit's ratio in value, and as many parts of its
-    gradient as it has tokens, each through its own token. Where all tokens of a unit have one
+    Above the token it is that of GSPO-token: the unit's in value, and as many parts of its gradient
+    as it has tokens, each through its own token. Where all tokens of a unit have one
     advantage, a mean over them has the gradient of GSPO; where they differ, each token keeps its
     own.
 
@@ -64,10 +64,10 @@ def importance_ratio(
       level: what has one ratio.
     """
     if level == "token":
-        return jnp.exp(log_ratio)
+        return log_ratio
     mean = average_by_unit(log_ratio, find_units(mask, block, level))
     still = jax.lax.stop_gradient
-    return jnp.exp(still(mean) + (log_ratio - still(log_ratio)))
+    return still(mean) + (log_ratio - still(log_ratio))
 
 
 def weigh_tokens(

@@ -8,7 +8,6 @@ was stopped goes on bit for bit from the portion, or the round, it was saved bef
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -77,10 +76,6 @@ class StreamedImitation:
     losses: list[jax.Array] = dataclasses.field(default_factory=list)
     """of the steps since the last measurement"""
 
-    @property
-    def _how(self) -> dict[str, Any]:
-        return {"config": self.components.model, "micro": self.components.imitated_at_once}
-
     def step_through(self, batches: Iterator[ImitationBatch], most: int) -> None:
         """At most so many optimizer steps, one per batch."""
         c, now = self.components, self.now
@@ -89,7 +84,12 @@ class StreamedImitation:
             for _, batch in zip(range(most), batches, strict=False):
                 placed = c.placement.replicate(batch)
                 now.state, loss = imitate(
-                    now.state, placed, order, optimizer=self.optimizer, **self._how
+                    now.state,
+                    placed,
+                    order,
+                    optimizer=self.optimizer,
+                    config=c.model,
+                    micro=c.imitated_at_once,
                 )
                 self.losses.append(loss)
                 self.pace.count(batch)
@@ -107,7 +107,10 @@ class StreamedImitation:
         """The loss on held-out episodes; remembers the best policy of the first stage."""
         c, now, losses = self.components, self.now, self.losses
         with c.placement.use_mesh():
-            held = float(measure_loss(now.state.policy, self.held, **self._how))
+            found = measure_loss(
+                now.state.policy, self.held, config=c.model, micro=c.imitated_at_once
+            )
+            held = float(found)
         keep = now.done > c.config.imitation.steps
         now.note_loss(held, c.model, cure="lower imitation.learning_rate", keep=keep)
         loss = float(np.mean(jax.device_get(losses))) if losses else float("nan")

@@ -1,7 +1,7 @@
 """The policy that reinforcement learning starts from: imitation, or one of another run's."""
 
 import contextlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import optax
@@ -157,9 +157,11 @@ def _advance(
     done = now.done + len(order)
     doing = f"finishing imitation up to its measurement at step {done}, then saving it"
     with REQUEST.during(doing), components.placement.use_mesh():
-        how: Any = {"config": components.model, "micro": components.imitated_at_once}
-        now.state, loss = imitate(now.state, batches.train, order, optimizer=optimizer, **how)
-        held_loss = float(measure_loss(now.state.policy, batches.test, **how))
+        model, micro = components.model, components.imitated_at_once
+        now.state, loss = imitate(
+            now.state, batches.train, order, optimizer=optimizer, config=model, micro=micro
+        )
+        held_loss = float(measure_loss(now.state.policy, batches.test, config=model, micro=micro))
     now.done = done
     now.note_loss(held_loss, components.model, cure="check the weights it starts from", keep=False)
     progress.imitation(done, components.config.imitation.steps, float(loss), held_loss)

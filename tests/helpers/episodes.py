@@ -1,10 +1,16 @@
-"""Made-up trajectories for tests: ragged, with well-formed and malformed replies."""
+"""Made-up trajectories for tests, ragged, with well-formed and malformed replies; a tiny model."""
 
 import numpy as np
 
+from hiperjax.models.transformer import TransformerConfig
 from hiperjax.types import Blocks, Ending, Trajectory, Turn
 
 VOCABULARY = 19
+MODEL = TransformerConfig(
+    vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2,
+    num_kv_heads=1, head_dim=8, embedding_std=0.5,
+)  # fmt: skip
+"""A transformer that reads these turns."""
 
 
 def make_turn(rng: np.random.Generator, *, first: bool, malformed: bool | None = None) -> Turn:

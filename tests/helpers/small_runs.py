@@ -4,8 +4,11 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import pytest
+
 from hiperjax.config import RunConfig
 from hiperjax.presets import PRESETS
+from hiperjax.training import trainer
 
 BASE = PRESETS["household-tiny"][1]
 PARTS: dict[str, dict[str, Any]] = {
@@ -26,3 +29,23 @@ def small_run(out: pathlib.Path, parts: dict[str, dict[str, Any]], **changes: An
         for name in PARTS
     }
     return dataclasses.replace(BASE, **({"out": out} | nested | changes))
+
+
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+def train_until_killed(config: RunConfig, iterations: int, monkeypatch) -> None:
+    """Train, and die after so many iterations."""
+    whole, done = trainer.iterate, []
+
+    def die_on_the_way(run):
+        if len(done) == iterations:
+            raise Killed
+        done.append(run.iteration)
+        return whole(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "iterate", die_on_the_way)
+        with pytest.raises(Killed):
+            trainer.train(config)

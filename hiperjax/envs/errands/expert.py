@@ -5,7 +5,8 @@ import re
 from collections.abc import Sequence
 
 from hiperjax.envs.alfworld.expert import ScriptedExpert
-from hiperjax.envs.base import Decision, Expert, Step, Suite
+from hiperjax.envs.base import Decision, Expert, Suite
+from hiperjax.envs.playing import play_expert
 from hiperjax.types import Observation
 
 NAMES = ("ann", "bob", "cid", "dan", "eve", "fay", "gus", "hal")
@@ -80,7 +81,10 @@ def report_plans(suite: Suite, tasks: Sequence[str], *, max_turns: int) -> str:
     """What the expert comes to, alone and by sub-agents, in two lines."""
     lines = [f"{suite.describe()}: {len(tasks)} tasks, at most {max_turns} turns"]
     for name, spawn in (("alone", 0.0), ("by sub-agents", 1.0)):
-        played = [_play(suite, task, spawn, max_turns) for task in tasks]
+        played = [
+            play_expert(suite, ErrandsExpert(0, 0.0, spawn), task, max_turns=max_turns)
+            for task in tasks
+        ]
         count = len(played)
         steps = [step.delegation for steps in played for step in steps]
         critical, total = (sum(getattr(x, y) for x in steps) / count for y in ("cost", "total"))
@@ -91,14 +95,3 @@ def report_plans(suite: Suite, tasks: Sequence[str], *, max_turns: int) -> str:
             f"critical steps {critical:.1f}  all steps {total:.1f}"
         )
     return "\n".join(lines)
-
-
-def _play(suite: Suite, task: str, spawn: float, max_turns: int) -> list[Step]:
-    env, expert = suite.make_env(), ErrandsExpert(0, 0.0, spawn)
-    seen = env.reset(task)
-    expert.reset(seen)
-    steps: list[Step] = []
-    while len(steps) < max_turns and not (steps and (steps[-1].terminated or steps[-1].truncated)):
-        steps.append(env.step(expert.decide(seen).action))
-        seen = steps[-1].observation
-    return steps

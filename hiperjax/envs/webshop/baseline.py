@@ -9,10 +9,10 @@ import random
 from collections.abc import Callable, Sequence
 
 from hiperjax.envs.base import Decision, Expert
+from hiperjax.envs.playing import play_expert
 from hiperjax.envs.webshop.expert import is_results, list_candidates, read_request
 from hiperjax.envs.webshop.pages import Page, Session, act
 from hiperjax.envs.webshop.suite import WebShopSuite
-from hiperjax.stop import REQUEST
 from hiperjax.types import Observation
 
 
@@ -54,16 +54,10 @@ def play(
 ) -> Outcome:
     """One episode; cut at the turn limit (None: the suite's own), it scores 0."""
     limit = max_turns or suite.max_turns
-    env = suite.make_env()
-    observation = env.reset(task_id)
-    expert.reset(observation)
-    asin = suite.get_goal(task_id).asin
-    for turn in range(1, limit + 1):
-        REQUEST.check()
-        step = env.step(expert.decide(observation).action)
-        if step.terminated:
-            return Outcome(asin, step.score or 0.0, step.success, turn)
-        observation = step.observation
+    steps = play_expert(suite, expert, task_id, max_turns=limit)
+    last, asin = steps[-1], suite.get_goal(task_id).asin
+    if last.terminated:
+        return Outcome(asin, last.score or 0.0, last.success, len(steps))
     return Outcome(asin, 0.0, False, limit)
 
 
